@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one thing a backend provides for scans: `sweep(backend, op, args)` walks every sequence of
+// its streams once, forwards or backwards in time, and lets `op` take one step at each element
+// (scan_ops.hpp). This header holds the arguments and their checks.
+#pragma once
+
+#include <mmrec/check.hpp>
+#include <mmrec/view.hpp>
+
+#include <array>
+#include <span>
+#include <string>
+
+namespace mmrec {
+
+/// Where a result goes: an absent view is not written; `accumulate` adds to what is there.
+template <class T, std::size_t Rank>
+struct sink {
+  view<T, Rank> out;
+  bool accumulate = false;
+};
+
+/// Streams are (batch, time, channel); states are (sequence, channel), a sequence being a batch
+/// entry or, with offsets, a segment of the only one.
+template <element T, class State, std::size_t Inputs, std::size_t Outputs, std::size_t Shifted>
+struct sweep_args {
+  std::array<view<const T, 3>, Inputs> in{};
+  std::array<sink<T, 3>, Outputs> out{};
+  view<const State, 2> carry_in{};  // absent: the operator's identity
+  sink<State, 2> carry_out{};
+  /// The last `Shifted` inputs are read one step earlier; at a sequence's first step these states
+  /// stand in for them (absent: edge_default).
+  std::array<view<const State, 2>, Shifted> edge{};
+  std::array<double, Shifted> edge_default{};
+  std::span<const index_t> offsets{};
+  bool reverse = false;
+
+  index_t sequences() const {
+    return offsets.empty() ? in[0].extent(0) : static_cast<index_t>(offsets.size()) - 1;
+  }
+  index_t channels() const { return in[0].extent(2); }
+  /// First step and number of steps of a sequence; its batch entry.
+  struct range {
+    index_t batch, begin, length;
+  };
+  range sequence(index_t s) const {
+    if (offsets.empty()) return {s, 0, in[0].extent(1)};
+    const auto i = static_cast<std::size_t>(s);
+    return {0, offsets[i], offsets[i + 1] - offsets[i]};
+  }
+};
+
+/// Throws unless 0 = offsets[0] <= offsets[1] <= ... = time; offsets also need a batch of one.
+inline void check_offsets(const char* function, std::span<const index_t> offsets, index_t batch,
+                          index_t time) {
+  if (offsets.empty()) return;
+  if (batch != 1)
+    throw error(function, "offsets", "a batch of 1 (sequences packed along time)",
+                "batch " + std::to_string(batch));
+  if (offsets.front() != 0)
+    throw error(function, "offsets", "offsets[0] = 0", std::to_string(offsets.front()));
+  for (std::size_t i = 1; i < offsets.size(); ++i)
+    if (offsets[i] < offsets[i - 1])
+      throw error(function, "offsets", "values that do not decrease",
+                  std::to_string(offsets[i - 1]) + " then " + std::to_string(offsets[i]) +
+                      " at index " + std::to_string(i));
+  if (offsets.back() != time)
+    throw error(function, "offsets", "a last value of " + std::to_string(time) + " (time)",
+                std::to_string(offsets.back()));
+}
+
+}  // namespace mmrec
