@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scans along time: cumsum, cumprod, log_cumprod, logcumsumexp, linear_scan, log_linear_scan, and
+// inclusive_scan with your own operator. Each has its exact gradient in scan_backward.hpp, which
+// this header includes.
+//
+//   y_t = op(y_{t-1}, x_t),   t = 0 .. time-1,   y_{-1} = initial state
+//
+// Arrays are (batch, time, channel) views of any strides; unit stride on channels ("channel-last")
+// and unit stride on time ("time-last") are the fast layouts, and a reversed view (`x.reversed(1)`)
+// scans backwards. `along(x, axis)` folds any N-dimensional array to this shape. Elements are
+// float, double, or 16-bit storage with float arithmetic; the optional first template argument asks
+// for a wider carry: `cumprod<double>(...)` on float arrays.
+//
+//   std::vector<float> gamma(8 * 1024 * 64, 0.99f), y(gamma.size());
+//   mmrec::view<const float, 3> in{gamma.data(), {8, 1024, 64}};   // (batch, time, channel)
+//   mmrec::view<float, 3> out{y.data(), {8, 1024, 64}};
+//   mmrec::cumprod(mmrec::backend::simd{}, in, out);
+//
+// One pass over memory, no allocation, no division, no difference of prefix sums. NaN and
+// infinities travel along time as IEEE arithmetic carries them (do not compile with -ffast-math),
+// never across channels or batches. Results have the same bits for every thread count. The output
+// may be the input view itself (in place); any other overlap is an error. Errors: mmrec::error for
+// shapes that disagree, null data, overlap, or offsets that are not a non-decreasing partition of
+// time. Arrays with an extent of 0 are valid.
+#pragma once
+
+#include <mmrec/backend.hpp>
+#include <mmrec/scan_ops.hpp>
+#include <mmrec/sweep.hpp>
+
+#include <string>
+
+namespace mmrec {
+
+/// Options of every forward scan. State is the carry's type: accumulator_t of the element type.
+template <class State>
+struct scan_options {
+  view<const State, 2> initial{};  ///< (sequence, channel); absent: the operator's identity
+  view<State, 2> final{};          ///< (sequence, channel); the state after the last step
+  bool exclusive = false;          ///< y_t is the state before step t rather than after it
+  std::span<const index_t>
+      offsets{};  ///< segment k is steps offsets[k] .. offsets[k+1]-1; batch must be 1
+};
+
+using scan_ops::log_domain;
+
+/// scan_options' fields and the domain of the logarithm.
+template <class State>
+struct log_cumprod_options {
+  view<const State, 2> initial{};
+  view<State, 2> final{};
+  bool exclusive = false;
+  std::span<const index_t> offsets{};
+  log_domain
+      domain{};  ///< default: none, log 0 = -inf; log_domain::mm_rec() for the documents' own
+
+  scan_options<State> common() const { return {initial, final, exclusive, offsets}; }
+};
+
+/// How the gates of linear_scan are given.
+enum class gates { values, logs };
+
+/// scan_options' fields and the form of the gates.
+template <class State>
+struct linear_scan_options {
+  view<const State, 2> initial{};
+  view<State, 2> final{};
+  bool exclusive = false;
+  std::span<const index_t> offsets{};
+  enum gates gates = gates::values;  ///< logs: the decay is exp(a)
+
+  scan_options<State> common() const { return {initial, final, exclusive, offsets}; }
+};
+
+namespace detail {
+
+template <class Acc, element T>
+using state_t =
+    typename std::conditional_t<std::is_void_v<Acc>, accumulator<T>, std::type_identity<Acc>>::type;
+
+template <class A>
+auto read(const A& a) {
+  return view<const element_of<A>, decltype(as_view(a))::rank()>(as_view(a));
+}
+
+template <class... T>
+constexpr void require_one_type() {
+  static_assert((std::same_as<T, std::tuple_element_t<0, std::tuple<T...>>> && ...),
+                "mmrec: the arrays of one call must have one element type (convert first)");
+}
+
+/// The arguments of a forward scan, put together in place: copying views that were just written
+/// would cost more than a short scan.
+template <class State, class T, class... In>
+sweep_args<T, State, sizeof...(In), 1, 0> scan_args(const view<T, 3>& y,
+                                                    const scan_options<State>& options,
+                                                    const In&... in) {
+  return {.in = {read(in)...},
+          .out = {{{y}}},
+          .carry_in = options.initial,
+          .carry_out = {options.final},
+          .offsets = options.offsets};
+}
+
+/// Sees in a few comparisons that no check can fail: dense arrays, in place or apart, and no states
+/// or segments. Short scans would spend most of their time on the checks.
+template <class T, class State, std::size_t NI>
+bool surely_valid(const sweep_args<T, State, NI, 1, 0>& args) {
+  const auto& y = args.out[0].out;
+  const index_t batch = y.extent(0), time = y.extent(1), channels = y.extent(2);
+  const auto dense = [&](const auto& v) {
+    return v && v.extent(0) == batch && v.extent(1) == time && v.extent(2) == channels &&
+           v.stride(2) == 1 && v.stride(1) == channels && v.stride(0) == time * channels;
+  };
+  const auto absent = [](const auto& v) { return !v && v.extent(0) == 0 && v.extent(1) == 0; };
+  bool sure = dense(y) && batch > 0 && time > 0 && channels > 0 && args.offsets.empty() &&
+              absent(args.carry_in) && absent(args.carry_out.out);
+  const auto bytes = static_cast<std::uintptr_t>(y.size()) * sizeof(T);
+  for (const auto& x : args.in) {
+    const auto distance = reinterpret_cast<std::uintptr_t>(x.data_handle()) -
+                          reinterpret_cast<std::uintptr_t>(y.data_handle());
+    sure = sure && dense(x) && (distance == 0 || (distance >= bytes && distance <= -bytes));
+  }
+  return sure;
+}
+
+template <class T, class State, std::size_t NI>
+void check_scan(const char* function, const std::array<const char*, NI>& names, const char* y_name,
+                const sweep_args<T, State, NI, 1, 0>& args) {
+  const auto& in = args.in;
+  const auto& y = args.out[0].out;
+  const auto& initial = args.carry_in;
+  const auto& final = args.carry_out.out;
+  const auto& extents = in[0].extents();
+  for (std::size_t k = 0; k < NI; ++k) check_view(function, names[k], in[k], extents);
+  check_view(function, y_name, y, extents);
+  check_offsets(function, args.offsets, extents[0], extents[1]);
+  const std::array<index_t, 2> state{args.sequences(), extents[2]};
+  check_optional(function, "initial", initial, state);
+  check_optional(function, "final", final, state);
+  check_distinct(function, y_name, y);
+  check_distinct(function, "final", final);
+  for (std::size_t k = 0; k < NI; ++k) {
+    check_disjoint_or_same(function, y_name, y, names[k], in[k]);
+    check_disjoint(function, "final", final, names[k], in[k]);
+  }
+  check_disjoint(function, y_name, y, "initial", initial);
+  check_disjoint(function, "final", final, y_name, y);
+  check_disjoint_or_same(function, "final", final, "initial", initial);
+}
+
+template <class B, class Op, class T, class State, std::size_t NI>
+void run_scan(const char* function, const B& backend, const Op& op,
+              const std::array<const char*, NI>& names, const char* y_name,
+              const sweep_args<T, State, NI, 1, 0>& args, bool exclusive) {
+  require_built<B>();
+  if (!surely_valid(args)) check_scan(function, names, y_name, args);
+  if (exclusive)
+    sweep(backend, scan_ops::forward<Op, true>{op}, args);
+  else
+    sweep(backend, scan_ops::forward<Op, false>{op}, args);
+}
+
+}  // namespace detail
+
+/// y_t = x_t + y_{t-1}; the identity is 0.
+template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3> Y>
+void cumsum(const B& backend, const X& x, const Y& y,
+            const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
+  detail::require_one_type<element_of<X>, element_of<Y>>();
+  detail::run_scan("cumsum", backend, scan_ops::cumsum{}, std::array{"x"}, "y",
+                   detail::scan_args(as_view(y), options, x), options.exclusive);
+}
+
+/// y_t = x_t y_{t-1}; the identity is 1. Never through logarithms: zeros and signs are exact.
+template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3> Y>
+void cumprod(const B& backend, const X& x, const Y& y,
+             const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
+  detail::require_one_type<element_of<X>, element_of<Y>>();
+  detail::run_scan("cumprod", backend, scan_ops::cumprod{}, std::array{"x"}, "y",
+                   detail::scan_args(as_view(y), options, x), options.exclusive);
+}
+
+/// L_t = clamp(log(x_t + epsilon), lower, upper) + L_{t-1}: the cumulative product as logarithms.
+/// States are logarithms; the identity is 0. log 0 = -inf and stays; log of a negative number is
+/// NaN.
+template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3> Y>
+void log_cumprod(const B& backend, const X& x, const Y& y,
+                 const log_cumprod_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
+  detail::require_one_type<element_of<X>, element_of<Y>>();
+  detail::run_scan("log_cumprod", backend, scan_ops::log_cumprod{{}, options.domain},
+                   std::array{"x"}, "y", detail::scan_args(as_view(y), options.common(), x),
+                   options.exclusive);
+}
+
+/// y_t = log(exp(x_t) + exp(y_{t-1})); the identity is -inf. Computed as a scaled pair (m, S),
+/// y = m + log S: one exp per step. Cutting time into chunks changes the result by rounding only.
+template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3> Y>
+void logcumsumexp(const B& backend, const X& x, const Y& y,
+                  const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
+  detail::require_one_type<element_of<X>, element_of<Y>>();
+  detail::run_scan("logcumsumexp", backend, scan_ops::logcumsumexp{}, std::array{"x"}, "y",
+                   detail::scan_args(as_view(y), options, x), options.exclusive);
+}
+
+/// h_t = a_t h_{t-1} + b_t, the diagonal linear recurrence; the default initial state is 0.
+/// With gates::logs the decay is exp(a_t).
+///
+///   linear_scan(backend::simd{}, a, b, h, {.initial = h0, .final = hT});
+template <class Acc = void, backend_tag B, readable_array<3> A, readable_array<3> In,
+          writable_array<3> H>
+void linear_scan(const B& backend, const A& a, const In& b, const H& h,
+                 const linear_scan_options<detail::state_t<Acc, element_of<H>>>& options = {}) {
+  detail::require_one_type<element_of<A>, element_of<In>, element_of<H>>();
+  const auto run = [&]<bool LogGates>() {
+    detail::run_scan("linear_scan", backend, scan_ops::linear<LogGates>{}, std::array{"a", "b"},
+                     "h", detail::scan_args(as_view(h), options.common(), a, b), options.exclusive);
+  };
+  options.gates == gates::logs ? run.template operator()<true>() : run.template operator()<false>();
+}
+
+/// L_t = log(exp(al_t + L_{t-1}) + exp(be_t)): the linear recurrence of positive numbers in
+/// logarithms; the default initial state is -inf (h = 0). Scans the pair operator: never cumsum and
+/// difference.
+template <class Acc = void, backend_tag B, readable_array<3> A, readable_array<3> In,
+          writable_array<3> L>
+void log_linear_scan(const B& backend, const A& al, const In& be, const L& l,
+                     const scan_options<detail::state_t<Acc, element_of<L>>>& options = {}) {
+  detail::require_one_type<element_of<A>, element_of<In>, element_of<L>>();
+  detail::run_scan("log_linear_scan", backend, scan_ops::log_linear{}, std::array{"al", "be"}, "l",
+                   detail::scan_args(as_view(l), options, al, be), options.exclusive);
+}
+
+/// y_t = op(y_{t-1}, x_t) with your own associative operator and its identity element. `op` is
+/// called with scalars and with batches of lanes, so write it generically; it need not commute.
+///
+///   inclusive_scan(backend::simd{}, x, y,
+///                  [](auto a, auto b) { return mmrec::math::maximum(a, b); },
+///                  -std::numeric_limits<double>::infinity());
+template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3> Y, class Op>
+void inclusive_scan(const B& backend, const X& x, const Y& y, const Op& op, double identity,
+                    const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
+  detail::require_one_type<element_of<X>, element_of<Y>>();
+  detail::run_scan("inclusive_scan", backend, scan_ops::user<Op>{op, identity}, std::array{"x"},
+                   "y", detail::scan_args(as_view(y), options, x), options.exclusive);
+}
+
+}  // namespace mmrec
+
+#include <mmrec/reference/scan.hpp>
+#include <mmrec/scan_backward.hpp>
+#if !defined(__CUDACC__) && __has_include(<xsimd/xsimd.hpp>)
+#include <mmrec/simd/scan.hpp>
+#endif

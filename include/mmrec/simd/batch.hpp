@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vocabulary of the vector kernels: a batch of lanes, and the same register as a vector of the
+// compiler, on which conversions, shuffles and bit operations are spelled.
+#pragma once
+
+// GCC 12 takes the undefined operands of its own AVX-512 intrinsics for mistakes (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <xsimd/xsimd.hpp>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#include <bit>
+#include <concepts>
+#include <cstddef>
+
+#if XSIMD_VERSION_MAJOR < 8 || (XSIMD_VERSION_MAJOR == 8 && XSIMD_VERSION_MINOR < 1)
+#error "mmrec: xsimd 8.1 or newer is required"
+#endif
+
+// Kernels stand on these calls vanishing. Without optimisation that would only swell the functions,
+// which sanitizers then take minutes to instrument.
+#if defined(__OPTIMIZE__)
+#define MMREC_INLINE inline __attribute__((always_inline))
+#define MMREC_LAMBDA_INLINE __attribute__((always_inline))
+#else
+#define MMREC_INLINE inline
+#define MMREC_LAMBDA_INLINE
+#endif
+
+namespace mmrec::simd {
+
+template <class Acc, class Arch>
+using batch = xsimd::batch<Acc, Arch>;
+
+template <class V>
+inline constexpr std::size_t lanes = V::size;
+
+/// Registers this architecture has: how many accumulators a kernel may keep.
+template <class V>
+inline constexpr std::size_t registers = sizeof(V) == 64 ? 32 : 16;
+
+template <class E, std::size_t N>
+struct vector_of {
+  typedef E type __attribute__((vector_size(N * sizeof(E))));
+};
+/// GCC's and clang's own vector of N elements: conversions and shuffles are spelled on these.
+template <class E, std::size_t N>
+using vector_t = typename vector_of<E, N>::type;
+
+template <class V>
+using raw_t = vector_t<typename V::value_type, V::size>;
+
+/// Has this architecture a multiply-add that rounds once?
+template <class Arch>
+inline constexpr bool fuses = sizeof(batch<float, Arch>) == 64 || std::same_as<Arch, xsimd::neon64>;
+template <class Arch>
+inline constexpr bool fuses<xsimd::fma3<Arch>> = true;
+
+/// a * b + c, rounded once where the architecture can. More constrained than xsimd's own, and so
+/// the one that an unqualified call from here finds: xsimd 8.1 multiplies and adds for AVX-512,
+/// which clang does not put together.
+template <class T, class Arch>
+  requires std::floating_point<T>
+MMREC_INLINE batch<T, Arch> fma(const batch<T, Arch>& a, const batch<T, Arch>& b,
+                                const batch<T, Arch>& c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(c) == 64 && sizeof(T) == 4) return _mm512_fmadd_ps(a, b, c);
+  if constexpr (sizeof(c) == 64 && sizeof(T) == 8) return _mm512_fmadd_pd(a, b, c);
+#endif
+  return xsimd::fma(a, b, c);
+}
+/// c - a * b.
+template <class T, class Arch>
+  requires std::floating_point<T>
+MMREC_INLINE batch<T, Arch> fnma(const batch<T, Arch>& a, const batch<T, Arch>& b,
+                                 const batch<T, Arch>& c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(c) == 64 && sizeof(T) == 4) return _mm512_fnmadd_ps(a, b, c);
+  if constexpr (sizeof(c) == 64 && sizeof(T) == 8) return _mm512_fnmadd_pd(a, b, c);
+#endif
+  return xsimd::fnma(a, b, c);
+}
+
+template <class V>
+MMREC_INLINE raw_t<V> raw(const V& v) {
+  return std::bit_cast<raw_t<V>>(static_cast<typename V::register_type>(v));
+}
+template <class V>
+MMREC_INLINE V from_raw(const raw_t<V>& r) {
+  return V(std::bit_cast<typename V::register_type>(r));
+}
+
+/// v, which GCC may not fuse with what is done to it next (clang fuses within expressions only).
+template <class V>
+MMREC_INLINE V rounded(const V& v) {
+  auto r = raw(v);
+#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) || defined(__i386__)
+  asm("" : "+v"(r));
+#elif defined(__aarch64__)
+  asm("" : "+w"(r));
+#endif
+#endif
+  return from_raw<V>(r);
+}
+
+}  // namespace mmrec::simd

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// C = A B with an epilogue, the one matrix product of the simd backend (after Goto and van de
+// Geijn, 2008): blocking, threading and the choice of kernel. The tile is in gemm/microkernel.hpp,
+// copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows.hpp.
+//
+// A task is a block of C: up to 144 rows and 16 panels of columns. It runs through K in passes of
+// 2 KiB; in a pass each panel of B meets every tile of A's rows. A finished panel of C goes batch
+// by batch to `epilogue(row, column, lanes, live)`, which owns the store: nothing is written twice.
+//
+// Only B has to be contiguous along columns, and where it is not, packing transposes it. For
+// y = x W^T either factor could be that one: C^T = B^T A^T is the same product with the roles
+// exchanged, and a tile of C is cheap to transpose. The cheaper way is chosen from the shapes.
+//
+// An element is one chain of multiply-adds in the order of k: the bits do not depend on blocks or
+// on threads. (With few rows lanes share a chain; that, too, depends on the shapes alone.)
+#pragma once
+
+#include <mmrec/simd/gemm/few_rows.hpp>
+
+namespace mmrec::simd {
+
+struct gemm_range {
+  index_t row, rows, column, columns;
+};
+
+/// Rows of C that are transposed at a time: whole tiles and whole batches.
+template <class V>
+inline constexpr index_t turned_rows = 4 * gemm_tuning<V>::rows;
+
+/// Elements of workspace one task needs. Tiles have room for what padding and turning touch.
+template <class V>
+constexpr index_t block_workspace() {
+  using tuning = gemm_tuning<V>;
+  constexpr index_t tile_rows = tuning::block_rows + tuning::rows;
+  return left_block<V, int>::space_size + tile_rows * tuning::block_columns +
+         (turned_rows<V> + tuning::depth) * tuning::columns;
+}
+
+/// turned_rows rows of a panel, transposed.
+template <class V>
+const typename V::value_type* turn(const typename V::value_type* panel,
+                                   typename V::value_type* to) {
+  using Acc = typename V::value_type;
+  constexpr index_t width = gemm_tuning<V>::columns;
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  for (index_t r = 0; r < turned_rows<V>; r += w)
+    for (index_t q = 0; q < width; q += w) {
+      std::array<const Acc*, lanes<V>> rows;
+      std::array<V, lanes<V>> x;
+      for (index_t i = 0; i < w; ++i)
+        rows[static_cast<std::size_t>(i)] = panel + (r + i) * width + q;
+      load_transposed(x, rows, 0);
+      for (index_t i = 0; i < w; ++i)
+        x[static_cast<std::size_t>(i)].store_unaligned(to + (q + i) * turned_rows<V> + r);
+    }
+  return to;
+}
+
+/// One block of A B on the calling thread. With `flip` the factors are those of C^T, and epilogue
+/// is called for C.
+template <class V, class A, class B, class Epilogue>
+void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
+                typename V::value_type* work, const Epilogue& shared_epilogue) {
+  using tuning = gemm_tuning<V>;
+  using Acc = typename V::value_type;
+  constexpr index_t width = tuning::columns;
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  const Epilogue epilogue = shared_epilogue;  // a copy that no store can change: stays in registers
+  const index_t depth = b.depth();
+  Acc* left_space = work;
+  Acc* turned = left_space + left_block<V, A>::space_size;
+  Acc* panel_space = turned + turned_rows<V> * width;
+  Acc* tiles = panel_space + tuning::depth * width;  // panel after panel, each rows x width
+
+  const index_t passes = std::max<index_t>(1, (depth + tuning::depth - 1) / tuning::depth);
+  for (index_t pass = 0; pass < passes; ++pass) {
+    const index_t k = pass * tuning::depth, steps = std::min(tuning::depth, depth - k);
+    const left_block<V, A> left(a, at.row, at.rows, k, steps, left_space);
+    for (index_t j = 0; j < at.columns; j += width) {
+      const auto panel = b.panel(at.column + j, k, steps, panel_space);
+      Acc* c = tiles + (passes > 1 ? j * (tuning::block_rows + tuning::rows) : 0);
+      const index_t columns = std::min(width, at.columns - j);
+      index_t done = 0;
+      for (index_t r = 0; r < at.rows; r += tuning::rows) {
+        const index_t height = tile_height<V>(std::min(tuning::rows, at.rows - r));
+        multiply_tile<V>(height, left.tile(r, height), panel, steps, c + r * width, pass > 0);
+        // Finished rows leave at once, so that their stores drain behind the next tile.
+        const index_t end = std::min(at.rows, r + tuning::rows);
+        if (pass + 1 < passes || (flip && end < at.rows && end % turned_rows<V> != 0)) continue;
+        const Acc* from = c + done * width;
+        if (flip) from = turn<V>(from, turned);
+        const index_t stride = flip ? turned_rows<V> : width,
+                      row = flip ? at.column + j : at.row + done,
+                      rows = flip ? columns : end - done,
+                      column = flip ? at.row + done : at.column + j,
+                      length = flip ? end - done : columns;
+        for (index_t i = 0; i < rows; ++i)
+          for (index_t q = 0; q < length; q += w)
+            epilogue(row + i, column + q, V::load_unaligned(from + i * stride + q),
+                     static_cast<std::size_t>(std::min(w, length - q)));
+        done = end;
+      }
+    }
+  }
+}
+
+namespace detail {
+
+/// Cycles a product takes on a core with two multiply-adds a cycle, up to a factor: what padding,
+/// packing and turning cost decides between the two ways.
+template <class V, class A, class B>
+double gemm_cost(const A& a, const B& b, bool flip) {
+  using tuning = gemm_tuning<V>;
+  const index_t rows = a.extent(0), tail = rows % tuning::rows, depth = b.extent(0),
+                columns = b.extent(1);
+  const auto padded_rows =
+      static_cast<double>(rows - tail + (tail ? tile_height<V>(tail) : index_t(0)));
+  const auto padded_columns =
+      static_cast<double>((columns + tuning::columns - 1) / tuning::columns * tuning::columns);
+  const double transposing = 0.5, copying = 0.15, turning = flip ? 0.4 : 0.1;  // per element
+  const auto steps = static_cast<double>(depth);
+  return padded_rows * padded_columns * steps / (2.0 * static_cast<double>(lanes<V>)) +
+         steps * padded_columns * (b.stride(1) == 1 ? copying : transposing) +
+         (a.stride(1) == 1 ? 0.0 : steps * padded_rows * copying) +
+         padded_rows * padded_columns * turning;
+}
+
+/// All of A B by blocks, for packed or unpacked B.
+template <class V, class A, class B, class Epilogue>
+void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
+                 bool flip, const Epilogue& epilogue) {
+  using tuning = gemm_tuning<V>;
+  constexpr double serial_multiplies = 1e5;  // below this one thread does it all
+  const index_t rows = a.extent(0), columns = b.columns();
+  threads =
+      static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(b.depth()) <
+              serial_multiplies
+          ? 1
+          : thread_count(threads);
+  const auto pieces = [](index_t n, index_t size) { return (n + size - 1) / size; };
+  const index_t row_blocks = pieces(rows, tuning::block_rows);
+  const index_t block_rows = pieces(pieces(rows, row_blocks), tuning::rows) * tuning::rows;
+  // Columns are cut finer when rows alone do not feed every thread.
+  index_t block_columns = tuning::block_columns;
+  while (threads > 1 && block_columns > tuning::columns &&
+         row_blocks * pieces(columns, block_columns) < 2 * index_t(threads))
+    block_columns /= 2;
+  const index_t column_blocks = pieces(columns, block_columns),
+                tasks = pieces(rows, block_rows) * column_blocks;
+  const auto workers = static_cast<unsigned>(std::min<index_t>(threads, tasks));
+  // One workspace per worker, not per task: a task may run on any thread.
+  const auto space = static_cast<std::size_t>(block_workspace<V>());
+  scratch<typename V::value_type> work(memory, workers * space);
+  std::atomic<index_t> next{0};
+  parallel_for(workers, workers, [&](index_t worker) {
+    for (index_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+      const index_t row = task / column_blocks * block_rows,
+                    column = task % column_blocks * block_columns;
+      gemm_block<V>(a, b,
+                    {row, std::min(block_rows, rows - row), column,
+                     std::min(block_columns, columns - column)},
+                    flip, work.data() + static_cast<std::size_t>(worker) * space, epilogue);
+    }
+  });
+}
+
+/// Packs B where several blocks of rows use it.
+template <class V, class A, class B, class Epilogue>
+void gemm_packing(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
+                  bool flip, const Epilogue& epilogue) {
+  if (a.extent(0) <= gemm_tuning<V>::block_rows)
+    return gemm_blocks<V>(threads, memory, a, unpacked_matrix<V, B>(b), flip, epilogue);
+  packed_matrix<V> packed(memory, b.extent(0), b.extent(1));
+  packed.pack(b, thread_count(threads));
+  gemm_blocks<V>(threads, memory, a, packed, flip, epilogue);
+}
+
+}  // namespace detail
+
+/// All of A B for packed B.
+template <class V, class A, class Epilogue>
+void gemm(unsigned threads, std::pmr::memory_resource* memory, const A& a,
+          const packed_matrix<V>& b, const Epilogue& epilogue) {
+  if (a.extent(0) == 0 || b.columns() == 0) return;
+  detail::gemm_blocks<V>(threads, memory, a, b, false, epilogue);
+}
+
+/// All of A B.
+template <class V, class A, class B, class Epilogue>
+void gemm(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
+          const Epilogue& epilogue) {
+  const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1);
+  constexpr index_t few_steps = few_rows;
+  if (rows == 0 || columns == 0) return;
+  if constexpr (requires { b.at(0, 0); }) {
+    if (rows <= few_rows && depth > 0 && b.stride(0) == 1)
+      return multiply_by_dots<V>(threads, memory, a, b, epilogue);
+    if (rows <= few_rows && depth > 0 && b.stride(1) == 1)
+      return multiply_by_updates<V>(threads, memory, a, b, epilogue);
+  }
+  if (depth > 0 && depth <= few_steps) return multiply_outer<V>(threads, memory, a, b, epilogue);
+  const flipped<B> left{b};
+  const flipped<A> right{a};
+  if (detail::gemm_cost<V>(left, right, true) < detail::gemm_cost<V>(a, b, false))
+    return detail::gemm_packing<V>(threads, memory, left, right, true, epilogue);
+  detail::gemm_packing<V>(threads, memory, a, b, false, epilogue);
+}
+
+}  // namespace mmrec::simd

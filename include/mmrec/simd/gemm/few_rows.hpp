@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products with so few rows (or so few steps) that each element of the large matrix is used only a
+// few times: it is read, or written, once and as it lies. Memory decides here, not arithmetic.
+#pragma once
+
+#include <mmrec/simd/gemm/packing.hpp>
+
+namespace mmrec::simd {
+
+/// Up to this many rows of A go to the kernels of this header.
+inline constexpr index_t few_rows = 8;
+/// Elements of the large matrix from which a second thread pays.
+inline constexpr index_t serial_matrix = 65536;
+
+namespace detail {
+
+/// One stage of adding up lanes: of registers i and i + Half one remains.
+template <std::size_t Half, class V>
+MMREC_INLINE void fold(std::array<V, V::size>& r) {
+  for (std::size_t i = 0; i < Half; ++i) {
+    raw_t<V> x = raw(r[i]), y = raw(r[i + Half]);
+    exchange<Half>(x, y, std::make_index_sequence<V::size>{});
+    r[i] = from_raw<V>(x) + from_raw<V>(y);
+  }
+  if constexpr (Half > 1) fold<Half / 2>(r);
+}
+
+}  // namespace detail
+
+/// Lane j of the result is the sum of the lanes of r[j].
+template <class V>
+MMREC_INLINE V sum_each(std::array<V, V::size>& r) {
+  detail::fold<V::size / 2>(r);
+  return r[0];
+}
+
+/// All of a small A, dense: rows of `stride` elements, those from A.extent(1) on zero.
+template <class V, class A>
+class dense_rows {
+ public:
+  using Acc = typename V::value_type;
+  dense_rows(std::pmr::memory_resource* memory, const A& a, index_t rows)
+      : stride_((a.extent(1) + w - 1) / w * w),
+        data_(memory, static_cast<std::size_t>(rows * stride_)) {
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t k = 0; k < stride_; ++k)
+        row(i)[k] = i < a.extent(0) && k < a.extent(1) ? a.template get<Acc>(i, k) : Acc(0);
+  }
+  Acc* row(index_t i) const { return data_.data() + i * stride_; }
+
+ private:
+  static constexpr auto w = static_cast<index_t>(lanes<V>);
+  index_t stride_;
+  scratch<Acc> data_;
+};
+
+/// Bytes of the small factor, or of the result, that a kernel keeps in the first-level cache.
+inline constexpr index_t kept_bytes = 16384;
+
+/// Dot products of all rows of x with the columns [first, first + live) of b: one batch per row.
+/// Rows x Columns of them at a time, a piece of k after the other; x has a multiple of Rows rows.
+template <class V, std::size_t Rows, std::size_t Columns, class A, class B>
+void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t first, index_t live,
+                  V* result) {
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  constexpr index_t piece = kept_bytes / static_cast<index_t>(Rows * sizeof(V)) * w;
+  const index_t depth = b.extent(0);
+  for (index_t row = 0; row < rows; row += static_cast<index_t>(Rows)) {
+    std::array<std::array<V, lanes<V>>, Rows> parts;
+    for (auto& p : parts) p.fill(V(0));
+    for (index_t k0 = 0; k0 < depth; k0 += piece)
+      for (std::size_t at = 0; at < lanes<V>; at += Columns) {
+        std::array<V, Rows * Columns> total;
+        unroll<Rows * Columns>(
+            [&](auto i) MMREC_LAMBDA_INLINE { total[i] = parts[i / Columns][at + i % Columns]; });
+        std::array<decltype(b.at(0, 0)), Columns> from;
+        for (std::size_t c = 0; c < Columns; ++c)
+          from[c] = b.at(0, first + std::min(static_cast<index_t>(at + c), live - 1));
+        const auto step = [&](index_t k, const auto& load) MMREC_LAMBDA_INLINE {
+          std::array<V, Columns> y;
+          unroll<Columns>([&](auto c) MMREC_LAMBDA_INLINE { y[c] = load(from[c] + k); });
+          unroll<Rows>([&](auto r) MMREC_LAMBDA_INLINE {
+            const V xr = V::load_unaligned(x.row(row + static_cast<index_t>(r())) + k);
+            unroll<Columns>([&](auto c) MMREC_LAMBDA_INLINE {
+              V& t = total[r * Columns + c];
+              t = fma(xr, y[c], t);
+            });
+          });
+        };
+        const index_t end = std::min(depth, k0 + piece);
+        index_t k = k0;
+        for (; k + w <= end; k += w)
+          step(k, [](const auto* p) MMREC_LAMBDA_INLINE { return load_lanes<V>(p); });
+        if (k < end)
+          step(k, [&](const auto* p) MMREC_LAMBDA_INLINE {
+            return load_lanes_n<V>(p, static_cast<std::size_t>(end - k));
+          });
+        unroll<Rows * Columns>(
+            [&](auto i) MMREC_LAMBDA_INLINE { parts[i / Columns][at + i % Columns] = total[i]; });
+      }
+    for (std::size_t r = 0; r < Rows; ++r)
+      result[static_cast<std::size_t>(row) + r] = sum_each(parts[r]);
+  }
+}
+
+/// Few rows against columns that are contiguous in k (y = x W^T): dot products.
+template <class V, class A, class B, class Epilogue>
+void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
+                      const Epilogue& epilogue) {
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  constexpr bool many = registers<V> == 32;
+  const index_t rows = a.extent(0), columns = b.extent(1);
+  const index_t height = rows <= 2 ? rows : rows <= 4 || !many ? 4 : 8;
+  const dense_rows<V, A> x(memory, a, (rows + height - 1) / height * height);
+  auto* dots = &dot_products<V, 1, 4, A, B>;
+  if (height == 2) dots = &dot_products<V, 2, 4, A, B>;
+  if (height == 4) dots = &dot_products < V, 4, many ? 4 : 2, A, B > ;
+  if constexpr (many)
+    if (height == 8) dots = &dot_products<V, 8, 2, A, B>;
+  parallel_for(b.extent(0) * columns < serial_matrix ? 1 : threads, (columns + w - 1) / w,
+               [&](index_t task) {
+                 const index_t first = task * w, live = std::min(w, columns - first);
+                 std::array<V, few_rows> result;
+                 dots(x, rows, b, first, live, result.data());
+                 for (index_t r = 0; r < rows; ++r)
+                   epilogue(r, first, result[static_cast<std::size_t>(r)],
+                            static_cast<std::size_t>(live));
+               });
+}
+
+/// Few rows against a B whose rows are contiguous (dx = du W): C stays in cache while B streams by,
+/// four of its rows to one pass over a piece of C.
+template <class V, class A, class B, class Epilogue>
+void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, const A& a,
+                         const B& b, const Epilogue& epilogue) {
+  using Acc = typename V::value_type;
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  constexpr std::size_t together = 4;
+  const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1),
+                units = (columns + w - 1) / w;
+  const dense_rows<V, A> x(memory, a, rows);
+  scratch<Acc> c(memory, static_cast<std::size_t>(rows * units * w));
+  std::fill_n(c.data(), c.size(), Acc(0));
+  threads = depth * columns < serial_matrix ? 1 : thread_count(threads);
+  const index_t each = std::min((units + index_t(threads) - 1) / index_t(threads),
+                                kept_bytes / (rows * static_cast<index_t>(sizeof(V))));
+  parallel_for(threads, (units + each - 1) / each, [&](index_t task) {
+    const index_t begin = task * each * w, end = std::min(units, (task + 1) * each) * w;
+    const auto pass = [&]<std::size_t N>(index_t k) {
+      // Two batches side by side where there are two: each broadcast serves both.
+      const auto unit = [&](index_t j, auto wide, const auto& load) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t count = decltype(wide)::value;
+        std::array<V, N * count> y;
+        unroll<N * count>([&](auto n) MMREC_LAMBDA_INLINE {
+          y[n] = load(
+              b.at(k + static_cast<index_t>(n / count), j + static_cast<index_t>(n % count) * w));
+        });
+        for (index_t i = 0; i < rows; ++i) {
+          Acc* at = c.data() + i * units * w + j;
+          std::array<V, count> total;
+          unroll<count>([&](auto u) MMREC_LAMBDA_INLINE {
+            total[u] = V::load_unaligned(at + static_cast<index_t>(u()) * w);
+          });
+          unroll<N>([&](auto n) MMREC_LAMBDA_INLINE {
+            const V xi(x.row(i)[k + static_cast<index_t>(n())]);
+            unroll<count>([&](auto u) MMREC_LAMBDA_INLINE {
+              total[u] = fma(xi, y[n * count + u], total[u]);
+            });
+          });
+          unroll<count>([&](auto u) MMREC_LAMBDA_INLINE {
+            total[u].store_unaligned(at + static_cast<index_t>(u()) * w);
+          });
+        }
+      };
+      constexpr std::integral_constant<std::size_t, 1> one;
+      const auto whole = [](const auto* p) MMREC_LAMBDA_INLINE { return load_lanes<V>(p); };
+      const index_t last = std::min(end, columns);
+      index_t j = begin;
+      for (; j + 2 * w <= last; j += 2 * w)
+        unit(j, std::integral_constant<std::size_t, 2>{}, whole);
+      for (; j + w <= last; j += w) unit(j, one, whole);
+      if (j < last)
+        unit(j, one, [&](const auto* p) MMREC_LAMBDA_INLINE {
+          return load_lanes_n<V>(p, static_cast<std::size_t>(columns - j));
+        });
+    };
+    index_t k = 0;
+    for (; k + static_cast<index_t>(together) <= depth; k += static_cast<index_t>(together))
+      pass.template operator()<together>(k);
+    for (; k < depth; ++k) pass.template operator()<1>(k);
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t j = begin; j < std::min(end, columns); j += w)
+        epilogue(i, j, V::load_unaligned(c.data() + i * units * w + j),
+                 static_cast<std::size_t>(std::min(w, columns - j)));
+  });
+}
+
+/// A few outer products (dW of a few tokens): C is written once, nothing is packed.
+template <class V, class A, class B, class Epilogue>
+void multiply_outer(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
+                    const Epilogue& epilogue) {
+  using Acc = typename V::value_type;
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  constexpr index_t rows_per_task = 16;
+  const index_t rows = a.extent(0), columns = b.extent(1);
+  const auto depth = static_cast<std::size_t>(b.extent(0));
+  const index_t padded = (columns + w - 1) / w * w;
+  scratch<Acc> y(memory, depth * static_cast<std::size_t>(padded));
+  for (index_t k = 0; k < b.extent(0); ++k)
+    for (index_t j = 0; j < padded; ++j)
+      y[static_cast<std::size_t>(k * padded + j)] =
+          j < columns ? b.template get<Acc>(k, j) : Acc(0);
+  parallel_for(rows * columns < serial_matrix ? 1 : threads,
+               (rows + rows_per_task - 1) / rows_per_task, [&](index_t task) {
+                 const index_t end = std::min(rows, (task + 1) * rows_per_task);
+                 for (index_t i = task * rows_per_task; i < end; ++i) {
+                   std::array<Acc, few_rows> x{};
+                   for (std::size_t k = 0; k < depth; ++k)
+                     x[k] = a.template get<Acc>(i, static_cast<index_t>(k));
+                   for (index_t j = 0; j < columns; j += w) {
+                     V total(0);
+                     for (std::size_t k = 0; k < depth; ++k)
+                       total =
+                           fma(V(x[k]),
+                               V::load_unaligned(y.data() + static_cast<index_t>(k) * padded + j),
+                               total);
+                     epilogue(i, j, total, static_cast<std::size_t>(std::min(w, columns - j)));
+                   }
+                 }
+               });
+}
+
+}  // namespace mmrec::simd

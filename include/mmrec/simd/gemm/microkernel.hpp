@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// The microkernel: a tile of up to 12 rows and 2 batches of columns, accumulated in registers.
+//
+// Per step of k it loads two batches of the right factor and broadcasts one element of the left
+// factor per row: 24 multiply-adds for 14 loads with 32 registers (12 and 8 with 16), so the
+// multiply-add units decide. Both factors are read through strides: packed, or as they lie.
+#pragma once
+
+#include <mmrec/simd/lanes.hpp>
+#include <mmrec/simd/unroll.hpp>
+
+#include <algorithm>
+
+namespace mmrec::simd {
+
+template <class V>
+struct gemm_tuning {
+  using Acc = typename V::value_type;
+  static constexpr index_t rows = registers<V> == 32 ? 12 : 6;  // of the largest tile
+  static constexpr index_t vectors = 2;                         // batches side by side in a tile
+  static constexpr index_t columns = vectors * static_cast<index_t>(lanes<V>);
+  /// K of one pass: a left tile of 24 KiB stays in L1 with room for the stream of the right one.
+  static constexpr index_t depth = 2048 / static_cast<index_t>(sizeof(Acc));
+  static constexpr index_t block_rows = 144;  // rows of one task: whole tiles and batches
+  static constexpr index_t block_columns = 16 * columns;  // columns of one task
+};
+
+/// Where the left factor of a tile lies: element (r, k) at data[r * row + k * step]; one is 1.
+template <class Acc>
+struct left_tile {
+  const Acc* data;
+  index_t row, step;
+};
+
+/// Where the right factor of a panel lies: element (k, j) at data[k * step + j].
+template <class Acc>
+struct right_panel {
+  const Acc* data;
+  index_t step;
+};
+
+/// Heights of tile there are; a tile with fewer rows is padded.
+template <class V>
+constexpr index_t tile_height(index_t rows) {
+  for (const index_t height : {index_t(4), index_t(6), index_t(8)})
+    if (height >= rows && height <= gemm_tuning<V>::rows) return height;
+  return gemm_tuning<V>::rows;
+}
+
+/// c (Rows x columns, dense) = or += left * right over `depth` steps.
+template <class V, index_t Rows, bool RowMajor>
+void microkernel(const left_tile<typename V::value_type>& a,
+                 const right_panel<typename V::value_type>& b, index_t depth,
+                 typename V::value_type* c, bool add) {
+  using Acc = typename V::value_type;
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  constexpr auto rows = static_cast<std::size_t>(Rows);
+  std::array<V, rows> left, right;
+  unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
+    const Acc* from = c + static_cast<index_t>(2 * r) * w;
+    left[r] = add ? V::load_unaligned(from) : V(Acc(0));
+    right[r] = add ? V::load_unaligned(from + w) : V(Acc(0));
+  });
+  // Three rows to a pointer: offsets of 0, 1 and 2 strides are what one address can express.
+  const index_t row = RowMajor ? a.row : 1, step = RowMajor ? 1 : a.step, b_step = b.step;
+  std::array<const Acc*, (rows + 2) / 3> from;
+  unroll<from.size()>(
+      [&](auto i) MMREC_LAMBDA_INLINE { from[i] = a.data + static_cast<index_t>(3 * i) * row; });
+  constexpr index_t prefetch_distance = 192 / static_cast<index_t>(sizeof(Acc));
+  const Acc* panel = b.data;
+  const auto advance = [&](auto count) MMREC_LAMBDA_INLINE {
+    unroll<count>([&](auto ahead) MMREC_LAMBDA_INLINE {
+      const V b0 = V::load_unaligned(panel), b1 = V::load_unaligned(panel + w);
+      unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
+        const V x(
+            from[r / 3][static_cast<index_t>(r % 3) * row + static_cast<index_t>(ahead()) * step]);
+        left[r] = fma(x, b0, left[r]);
+        right[r] = fma(x, b1, right[r]);
+      });
+      panel += b_step;
+    });
+    unroll<from.size()>(
+        [&](auto i) MMREC_LAMBDA_INLINE { from[i] += static_cast<index_t>(count()) * step; });
+  };
+  index_t k = 0;
+  for (; k + 4 <= depth; k += 4) {
+    // Rows that are not next to each other are too many streams for the hardware's prefetcher.
+    if constexpr (RowMajor) {
+      const Acc* soon = a.data + (k / 4 % 4 * 3) * row + k + prefetch_distance;
+      for (index_t r = 0; r < 3; ++r) __builtin_prefetch(soon + r * row);
+    }
+    advance(std::integral_constant<std::size_t, 4>{});
+  }
+  for (; k < depth; ++k) advance(std::integral_constant<std::size_t, 1>{});
+  unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
+    Acc* to = c + static_cast<index_t>(2 * r) * w;
+    left[r].store_unaligned(to);
+    right[r].store_unaligned(to + w);
+  });
+}
+
+/// The microkernel of this height for a left factor of either orientation.
+template <class V>
+void multiply_tile(index_t height, const left_tile<typename V::value_type>& a,
+                   const right_panel<typename V::value_type>& b, index_t depth,
+                   typename V::value_type* c, bool add) {
+  const auto run = [&]<index_t Rows>() {
+    if (a.step == 1)
+      microkernel<V, Rows, true>(a, b, depth, c, add);
+    else
+      microkernel<V, Rows, false>(a, b, depth, c, add);
+  };
+  if (height == 4) return run.template operator()<4>();
+  if (height == 6) return run.template operator()<6>();
+  if constexpr (gemm_tuning<V>::rows > 6) {
+    if (height == 8) return run.template operator()<8>();
+    run.template operator()<12>();
+  }
+}
+
+}  // namespace mmrec::simd

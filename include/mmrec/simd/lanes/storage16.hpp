@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// 16-bit storage in registers: conversions lane by lane as in dtype.hpp.
+#pragma once
+
+#include <mmrec/dtype.hpp>
+#include <mmrec/simd/batch.hpp>
+
+#include <bit>
+#include <cstdint>
+#include <utility>
+
+// As in batch.hpp, for the intrinsics used here.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace mmrec::simd {
+
+template <format Format, std::size_t N>
+MMREC_INLINE vector_t<float, N> widen16(const vector_t<std::uint16_t, N>& h) {
+  using u32 = vector_t<std::uint32_t, N>;
+  using f32 = vector_t<float, N>;
+  u32 wide;
+#if defined(__AVX512F__)  // GCC would convert halves of the register and join them
+  if constexpr (N == 16)
+    wide = std::bit_cast<u32>(_mm512_maskz_cvtepu16_epi32(0xffff, std::bit_cast<__m256i>(h)));
+  else
+#endif
+    wide = __builtin_convertvector(h, u32);
+  if constexpr (Format == format::bfloat16) {
+    return std::bit_cast<f32>(wide << 16);
+  } else {
+#if defined(__F16C__)
+    if constexpr (N == 8) return std::bit_cast<f32>(_mm256_cvtph_ps(std::bit_cast<__m128i>(h)));
+#endif
+#if defined(__AVX512F__)
+    if constexpr (N == 16) return std::bit_cast<f32>(_mm512_cvtph_ps(std::bit_cast<__m256i>(h)));
+#endif
+    const u32 sign = (wide & 0x8000u) << 16, rest = wide & 0x7fffu;
+    const f32 scaled = std::bit_cast<f32>(rest << 13) * 0x1p112f;
+    const u32 finite = std::bit_cast<u32>(scaled);
+    const u32 special = 0x7f800000u | ((rest & 0x3ffu) << 13);
+    return std::bit_cast<f32>((rest >= 0x7c00u ? special : finite) | sign);
+  }
+}
+
+/// The upper halves are `f` rounded to bfloat16; the lower halves are arbitrary.
+template <std::size_t N>
+MMREC_INLINE vector_t<std::uint32_t, N> rounded_to_bfloat16(const vector_t<float, N>& f) {
+  using u32 = vector_t<std::uint32_t, N>;
+  const u32 bits = std::bit_cast<u32>(f);
+  // Half of the last place, less one where that is even.
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+  u32 rounded;
+  if constexpr (N == 16) {
+    const u32 odd_and_half = (bits & 0x10000u) | 0x7fffu;
+    rounded = std::bit_cast<u32>(_mm512_dpwssd_epi32(
+        std::bit_cast<__m512i>(bits), std::bit_cast<__m512i>(odd_and_half), _mm512_set1_epi16(1)));
+  } else {
+    rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  }
+#else
+  const u32 rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+#endif
+  return f != f ? bits | 0x400000u : rounded;
+}
+
+template <class Words, std::size_t... I>
+MMREC_INLINE auto upper_halves(const Words& words, std::index_sequence<I...>) {
+  constexpr std::size_t upper = std::endian::native == std::endian::little;
+  const auto halves = std::bit_cast<vector_t<std::uint16_t, 2 * sizeof...(I)>>(words);
+  return __builtin_shufflevector(halves, halves, (2 * I + upper)...);
+}
+
+template <format Format, std::size_t N>
+MMREC_INLINE vector_t<std::uint16_t, N> narrow16(const vector_t<float, N>& f) {
+  using u32 = vector_t<std::uint32_t, N>;
+  using u16 = vector_t<std::uint16_t, N>;
+  if constexpr (Format == format::bfloat16) {
+    return upper_halves(rounded_to_bfloat16<N>(f), std::make_index_sequence<N>{});
+  } else {
+#if defined(__F16C__)
+    if constexpr (N == 8)
+      return std::bit_cast<u16>(
+          _mm256_cvtps_ph(std::bit_cast<__m256>(f), _MM_FROUND_TO_NEAREST_INT));
+#endif
+#if defined(__AVX512F__)
+    if constexpr (N == 16)
+      return std::bit_cast<u16>(
+          _mm512_cvtps_ph(std::bit_cast<__m512>(f), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    const u32 bits = std::bit_cast<u32>(f);
+    const u32 magnitude = bits & 0x7fffffffu, sign = (bits >> 16) & 0x8000u;
+    const u32 tiny =
+        std::bit_cast<u32>(std::bit_cast<vector_t<float, N>>(magnitude) + 0.5f) - 0x3f000000u;
+    const u32 normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    u32 result = magnitude < 0x38800000u ? tiny : normal;
+    result = magnitude >= 0x477ff000u ? (u32{} + 0x7c00u) : result;
+    result = magnitude > 0x7f800000u ? (u32{} + 0x7e00u) : result;
+    return __builtin_convertvector(result | sign, u16);
+  }
+}
+
+/// A bfloat16 is the upper half of a float: the two in every word of 32 bits are taken apart and
+/// put together without a shuffle.
+template <class V>
+MMREC_INLINE void split_pairs(V& even, V& odd, const raw_t<V>& pairs) {
+  const auto words = std::bit_cast<vector_t<std::uint32_t, lanes<V>>>(pairs);
+  even = from_raw<V>(std::bit_cast<raw_t<V>>(words << 16));
+  odd = from_raw<V>(std::bit_cast<raw_t<V>>(words & 0xffff0000u));
+}
+template <class V>
+MMREC_INLINE raw_t<V> join_pairs(const V& even, const V& odd) {
+  constexpr std::size_t n = lanes<V>;
+  return std::bit_cast<raw_t<V>>(rounded_to_bfloat16<n>(raw(even)) >> 16 |
+                                 (rounded_to_bfloat16<n>(raw(odd)) & 0xffff0000u));
+}
+
+}  // namespace mmrec::simd
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows in memory to lanes and back.
+#pragma once
+
+#include <mmrec/simd/lanes/access.hpp>
+#include <mmrec/view.hpp>
+
+#include <array>
+
+// As in batch.hpp, for the intrinsics used here.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace mmrec::simd {
+
+namespace detail {
+
+/// One stage of a transposition: exchanges blocks of Half lanes between registers i and i + Half.
+template <std::size_t Half, class R, std::size_t... I>
+MMREC_INLINE void exchange(R& x, R& y, std::index_sequence<I...>) {
+  constexpr std::size_t n = sizeof...(I);
+  const R a = x, b = y;
+  x = __builtin_shufflevector(a, b, ((I & Half) ? I - Half + n : I)...);
+  y = __builtin_shufflevector(a, b, ((I & Half) ? I + n : I + Half)...);
+}
+
+template <std::size_t Half, class V, std::size_t N>
+MMREC_INLINE void transpose_stage(std::array<raw_t<V>, N>& rows) {
+  for (std::size_t i = 0; i < N; ++i)
+    if (!(i & Half)) exchange<Half>(rows[i], rows[i + Half], std::make_index_sequence<N>{});
+  if constexpr (Half > 1) transpose_stage<Half / 2, V>(rows);
+}
+
+}  // namespace detail
+
+/// Transposes W registers of W lanes in place: log2(W) stages of W two-register shuffles.
+template <class V>
+MMREC_INLINE void transpose(std::array<V, V::size>& rows) {
+  std::array<raw_t<V>, V::size> r;
+  for (std::size_t i = 0; i < V::size; ++i) r[i] = raw(rows[i]);
+  detail::transpose_stage<V::size / 2, V>(r);
+  for (std::size_t i = 0; i < V::size; ++i) rows[i] = from_raw<V>(r[i]);
+}
+
+// Rows in memory to lanes and back. Shuffles across 128-bit lanes have one port; loads and stores
+// of 16 bytes cross lanes for nothing. So a register is put together from a quad (16 bytes) of each
+// of W / Q rows, Q elements to the quad, and only the Q x Q blocks within the lanes are left to
+// transpose.
+namespace detail {
+
+template <class T>
+inline constexpr std::size_t quad = 16 / sizeof(T);
+
+/// Within every 128-bit lane: the first halves of x and y interleaved, and the second halves.
+template <class R, std::size_t Q, std::size_t... I>
+MMREC_INLINE void unpack(R& x, R& y, std::index_sequence<I...>) {
+  constexpr std::size_t n = sizeof...(I);
+  const R a = x, b = y;
+  x = __builtin_shufflevector(a, b, (I / Q * Q + I % Q / 2 + (I % 2) * n)...);
+  y = __builtin_shufflevector(a, b, (I / Q * Q + Q / 2 + I % Q / 2 + (I % 2) * n)...);
+}
+
+/// Transposes the blocks of Q x Q elements of Q registers, lane by lane. In integer registers,
+/// which some processors shuffle on more ports.
+template <class V>
+MMREC_INLINE void transpose_quads(raw_t<V>* r) {
+  using words = vector_t<std::int32_t, sizeof(V) / 4>;
+  using pairs = vector_t<std::int64_t, sizeof(V) / 8>;
+  constexpr auto half = std::make_index_sequence<sizeof(V) / 8>{};
+  if constexpr (sizeof(typename V::value_type) == 8) {
+    pairs x = std::bit_cast<pairs>(r[0]), y = std::bit_cast<pairs>(r[1]);
+    unpack<pairs, 2>(x, y, half);
+    r[0] = std::bit_cast<raw_t<V>>(x), r[1] = std::bit_cast<raw_t<V>>(y);
+  } else {
+    constexpr auto all = std::make_index_sequence<sizeof(V) / 4>{};
+    words v[4];
+    pairs p[4];
+    for (std::size_t i = 0; i < 4; ++i) v[i] = std::bit_cast<words>(r[i]);
+    unpack<words, 4>(v[0], v[1], all);
+    unpack<words, 4>(v[2], v[3], all);
+    for (std::size_t i = 0; i < 4; ++i) p[i] = std::bit_cast<pairs>(v[i]);
+    unpack<pairs, 2>(p[0], p[2], half);
+    unpack<pairs, 2>(p[1], p[3], half);
+    r[0] = std::bit_cast<raw_t<V>>(p[0]), r[1] = std::bit_cast<raw_t<V>>(p[2]);
+    r[2] = std::bit_cast<raw_t<V>>(p[1]), r[3] = std::bit_cast<raw_t<V>>(p[3]);
+  }
+}
+
+/// One register of the quads at `offset` of rows[0], rows[Stride], rows[2 Stride], ...
+template <class V, std::size_t Stride, class T>
+MMREC_INLINE raw_t<V> load_quads(T* const* rows, index_t offset) {
+  using part = vector_t<typename V::value_type, quad<typename V::value_type>>;
+  part parts[sizeof(V) / 16];
+  for (std::size_t i = 0; i < sizeof(V) / 16; ++i)
+    std::memcpy(&parts[i], rows[i * Stride] + offset, 16);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) {
+    __m512 v = _mm512_zextps128_ps512(std::bit_cast<__m128>(parts[0]));
+    v = _mm512_mask_broadcast_f32x4(v, 0x00f0, std::bit_cast<__m128>(parts[1]));
+    v = _mm512_mask_broadcast_f32x4(v, 0x0f00, std::bit_cast<__m128>(parts[2]));
+    v = _mm512_mask_broadcast_f32x4(v, 0xf000, std::bit_cast<__m128>(parts[3]));
+    return std::bit_cast<raw_t<V>>(v);
+  }
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32)
+    return std::bit_cast<raw_t<V>>(
+        _mm256_set_m128(std::bit_cast<__m128>(parts[1]), std::bit_cast<__m128>(parts[0])));
+#endif
+  if constexpr (sizeof(V) == 16) return parts[0];
+}
+
+/// Stores one 128-bit lane.
+template <class V, std::size_t Lane, class T>
+MMREC_INLINE void store_quad(T* p, const raw_t<V>& v) {
+  // Spelled out, or GCC shuffles the lane to the front of a register first.
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) {
+    const __m128 part = _mm512_maskz_extractf32x4_ps(0xf, std::bit_cast<__m512>(v), Lane);
+    std::memcpy(static_cast<void*>(p), &part, 16);
+    return;
+  }
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) {
+    const __m128 part = _mm256_extractf128_ps(std::bit_cast<__m256>(v), Lane);
+    std::memcpy(static_cast<void*>(p), &part, 16);
+    return;
+  }
+#endif
+  std::memcpy(static_cast<void*>(p), &v, 16);
+}
+
+template <class V, class T>
+inline constexpr bool has_quads = std::same_as<T, typename V::value_type> &&
+                                  (sizeof(V) == 16 || sizeof(V) == 32 || sizeof(V) == 64);
+
+/// r[i] lane j = the i-th word of rows[j] + offset, for W rows and N words of the size of a lane.
+template <class V, class T, std::size_t N>
+MMREC_INLINE void load_words(raw_t<V> (&r)[N], const std::array<const T*, V::size>& rows,
+                             index_t offset) {
+  constexpr std::size_t q = quad<typename V::value_type>;
+  for (std::size_t j = 0; j < q; ++j)
+    for (std::size_t i = 0; i < N; i += q)
+      r[i + j] = load_quads<V, q>(rows.data() + j, offset + static_cast<index_t>(i / q * quad<T>));
+  for (std::size_t i = 0; i < N; i += q) transpose_quads<V>(r + i);
+}
+
+/// The way back; `r` is used up. The quads of a row are stored next to each other: the processor
+/// joins stores to one cache line.
+template <class V, class T, std::size_t N>
+MMREC_INLINE void store_words(raw_t<V> (&r)[N], const std::array<T*, V::size>& rows,
+                              index_t offset) {
+  constexpr std::size_t q = quad<typename V::value_type>;
+  for (std::size_t i = 0; i < N; i += q) transpose_quads<V>(r + i);
+  const auto store = [&]<std::size_t Lane>(std::size_t j) MMREC_LAMBDA_INLINE {
+    for (std::size_t i = 0; i < N; i += q)
+      store_quad<V, Lane>(rows[Lane * q + j] + offset + static_cast<index_t>(i / q * quad<T>),
+                          r[i + j]);
+  };
+  for (std::size_t j = 0; j < q; ++j) {
+    store.template operator()<0>(j);
+    if constexpr (sizeof(V) == 32) store.template operator()<1>(j);
+  }
+}
+
+}  // namespace detail
+
+/// x[i] lane j = rows[j][offset + i], for W rows and a multiple of W steps.
+template <class V, class T, std::size_t N>
+MMREC_INLINE void load_transposed(std::array<V, N>& x, const std::array<const T*, V::size>& rows,
+                                  index_t offset) {
+  constexpr std::size_t w = V::size;
+  static_assert(N % w == 0);
+  if constexpr (detail::has_quads<V, T>) {
+    raw_t<V> r[N];
+    detail::load_words<V>(r, rows, offset);
+    for (std::size_t i = 0; i < N; ++i) x[i] = from_raw<V>(r[i]);
+  } else if constexpr (has_pairs<V, T> && N % 8 == 0) {
+    raw_t<V> r[N / 2];
+    detail::load_words<V>(r, rows, offset);
+    for (std::size_t i = 0; i < N; i += 2) split_pairs(x[i], x[i + 1], r[i / 2]);
+  } else {
+    for (std::size_t from = 0; from < N; from += w) {
+      std::array<V, w> block;
+      for (std::size_t j = 0; j < w; ++j)
+        block[j] = load_lanes<V>(rows[j] + offset + static_cast<index_t>(from));
+      transpose(block);
+      for (std::size_t i = 0; i < w; ++i) x[from + i] = block[i];
+    }
+  }
+}
+
+/// The way back. Storing a lane of a 512-bit register costs more than the shuffles do.
+template <class V, class T, std::size_t N>
+MMREC_INLINE void store_transposed(const std::array<V, N>& x, const std::array<T*, V::size>& rows,
+                                   index_t offset) {
+  constexpr std::size_t w = V::size;
+  static_assert(N % w == 0);
+  if constexpr (detail::has_quads<V, T> && sizeof(V) < 64) {
+    raw_t<V> r[N];
+    for (std::size_t i = 0; i < N; ++i) r[i] = raw(x[i]);
+    detail::store_words<V>(r, rows, offset);
+  } else if constexpr (has_pairs<V, T> && N % 8 == 0 && sizeof(V) < 64) {
+    raw_t<V> r[N / 2];
+    for (std::size_t i = 0; i < N; i += 2) r[i / 2] = join_pairs(x[i], x[i + 1]);
+    detail::store_words<V>(r, rows, offset);
+  } else {
+    for (std::size_t from = 0; from < N; from += w) {
+      std::array<V, w> block;
+      for (std::size_t i = 0; i < w; ++i) block[i] = x[from + i];
+      transpose(block);
+      for (std::size_t j = 0; j < w; ++j)
+        store_lanes(rows[j] + offset + static_cast<index_t>(from), block[j]);
+    }
+  }
+}
+
+/// The same past the caches, in whole registers, row by row: a line leaves when it is complete.
+template <class V, class T, std::size_t N>
+MMREC_INLINE void stream_transposed(const std::array<V, N>& x, const std::array<T*, V::size>& rows,
+                                    index_t offset) {
+  constexpr std::size_t w = V::size;
+  static_assert(N % w == 0);
+  std::array<V, w> blocks[N / w];
+  for (std::size_t b = 0; b < N / w; ++b) {
+    for (std::size_t i = 0; i < w; ++i) blocks[b][i] = x[b * w + i];
+    transpose(blocks[b]);
+  }
+  for (std::size_t j = 0; j < w; ++j)
+    for (std::size_t b = 0; b < N / w; ++b)
+      stream_lanes(rows[j] + offset + static_cast<index_t>(b * w), blocks[b][j]);
+}
+
+}  // namespace mmrec::simd
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// The threads of the simd backend: a pool that lives as long as the program and one way to use it.
+//
+// parallel_for(threads, n, f) calls f(i) once for every i in [0, n), on up to `threads` threads,
+// the calling one included. Tasks are claimed one by one; kernels make each task's result
+// independent of who runs it, which is why results have the same bits for every thread count.
+// Workers spin for some microseconds before they sleep, because a training step is a sequence of
+// short parallel calls. A call from inside a task, or while another thread uses the pool, runs its
+// tasks on the calling thread.
+#pragma once
+
+#include <mmrec/view.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
+namespace mmrec::simd {
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#else
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+#endif
+}
+
+class thread_pool {
+ public:
+  static thread_pool& instance() {
+    static thread_pool pool;
+    return pool;
+  }
+
+  static unsigned hardware_threads() {
+    static const unsigned n = std::max(1u, std::thread::hardware_concurrency());
+    return n;
+  }
+
+  template <class F>
+  void run(unsigned threads, index_t n, const F& f) {
+    if (threads == 0) threads = hardware_threads();
+    threads = std::min(threads, most_workers + 1);
+    if (static_cast<index_t>(threads) > n) threads = static_cast<unsigned>(n);
+    std::unique_lock lock(mutex_, std::defer_lock);
+    if (threads <= 1 || inside_task() || !lock.try_lock()) {
+      for (index_t i = 0; i < n; ++i) f(i);
+      return;
+    }
+    grow(threads - 1);
+    call_ = [](const void* context, index_t i) { (*static_cast<const F*>(context))(i); };
+    context_ = &f;
+    n_ = n;
+    failure_ = nullptr;
+    next_.store(0, std::memory_order_relaxed);
+    announce(threads - 1);
+    work();
+    // All tasks are claimed. Only workers that came in are waited for, not those that still wake
+    // up.
+    gate_.fetch_and(~open, std::memory_order_acq_rel);
+    for (unsigned spins = 0; (gate_.load(std::memory_order_acquire) & most_workers) != 0; ++spins) {
+      if (spins < spin_limit)
+        pause();
+      else
+        std::this_thread::yield();
+    }
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  static constexpr unsigned spin_limit = 4000;  // tens of microseconds
+  static constexpr unsigned most_workers = 0xffff;
+  static constexpr std::uint64_t open = most_workers + 1;
+
+  thread_pool() = default;
+  ~thread_pool() {
+    stop_.store(true, std::memory_order_relaxed);
+    announce(0);
+    for (auto& t : workers_) t.join();
+  }
+
+  static bool& inside_task() {
+    thread_local bool inside = false;
+    return inside;
+  }
+
+  /// One word says that there is a call and for how many workers. Were the two read one after the
+  /// other, a worker that slept in between could join a later call twice.
+  void announce(unsigned wanted) {
+    const std::uint64_t count = (call_word_.load(std::memory_order_relaxed) >> 16) + 1;
+    gate_.store(count << 17 | open, std::memory_order_release);
+    call_word_.store(count << 16 | wanted, std::memory_order_release);
+    call_word_.notify_all();
+  }
+
+  void grow(unsigned count) {
+    while (workers_.size() < count) {
+      const auto id = static_cast<unsigned>(workers_.size());
+      const std::uint64_t seen = call_word_.load(std::memory_order_relaxed);
+      workers_.emplace_back([this, id, seen] { serve(id, seen); });
+    }
+  }
+
+  void serve(unsigned id, std::uint64_t seen) {
+    for (;;) {
+      for (unsigned spins = 0; call_word_.load(std::memory_order_acquire) == seen; ++spins) {
+        if (spins < spin_limit)
+          pause();
+        else
+          call_word_.wait(seen, std::memory_order_acquire);
+      }
+      seen = call_word_.load(std::memory_order_acquire);
+      if (stop_.load(std::memory_order_relaxed)) return;
+      if (id >= (seen & most_workers)) continue;
+      if (!enter(seen >> 16)) continue;
+      work();
+      gate_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  /// Comes in if that call is still open. While a worker is inside, the caller does not return.
+  bool enter(std::uint64_t call) {
+    std::uint64_t gate = gate_.load(std::memory_order_acquire);
+    while (gate >> 17 == call && (gate & open))
+      if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) return true;
+    return false;
+  }
+
+  void work() {
+    inside_task() = true;
+    try {
+      for (index_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) call_(context_, i);
+    } catch (...) {
+      std::scoped_lock lock(failure_mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+    inside_task() = false;
+  }
+
+  std::mutex mutex_, failure_mutex_;
+  std::vector<std::thread> workers_;
+  std::atomic<std::uint64_t> call_word_{0};  // calls so far << 16 | workers that the last one wants
+  std::atomic<std::uint64_t> gate_{0};  // call << 17 | may workers come in | how many are inside
+  std::atomic<bool> stop_{false};
+  std::atomic<index_t> next_{0};
+  void (*call_)(const void*, index_t) = nullptr;
+  const void* context_ = nullptr;
+  index_t n_ = 0;
+  std::exception_ptr failure_;
+};
+
+/// `threads` as in the tag: 0 is all cores.
+template <class F>
+void parallel_for(unsigned threads, index_t n, const F& f) {
+  if (n == 1 || threads == 1) {
+    for (index_t i = 0; i < n; ++i) f(i);
+  } else if (n > 1) {
+    thread_pool::instance().run(threads, n, f);
+  }
+}
+
+/// Bytes of the largest cache, or a common size where the system does not say.
+inline std::size_t last_level_cache() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  static const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  if (bytes > 0) return static_cast<std::size_t>(bytes);
+#endif
+  return std::size_t{32} << 20;
+}
+
+/// How many lines a multiple of a page apart the first-level cache holds, or a common number.
+inline index_t first_level_ways() {
+#if defined(_SC_LEVEL1_DCACHE_ASSOC)
+  static const long ways = sysconf(_SC_LEVEL1_DCACHE_ASSOC);
+  if (ways > 0) return ways;
+#endif
+  return 8;
+}
+
+/// How many threads a tag's call may use.
+inline unsigned thread_count(unsigned threads) {
+  return threads ? threads : thread_pool::hardware_threads();
+}
+
+}  // namespace mmrec::simd

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vector sweep: lanes are independent sequences, time is a loop, carries stay in registers. The
+// layout decides what the lanes are: neighbouring channels (scan/channels.hpp), neighbouring
+// channels of several sequences where there are few (scan/quads.hpp), or one channel of each of
+// several sequences (scan/rows.hpp).
+// Budget: one read of each input, one write of each output; 2 accesses for cumprod, 3 for
+// linear_scan.
+#pragma once
+
+#include <mmrec/simd/scan/channels.hpp>
+#include <mmrec/simd/scan/quads.hpp>
+#include <mmrec/simd/scan/rows.hpp>
+
+namespace mmrec {
+
+template <class Arch, class Op, element T, class State, std::size_t NI, std::size_t NO,
+          std::size_t NS>
+void sweep(const backend::simd_for<Arch>& backend, const Op& op,
+           const sweep_args<T, State, NI, NO, NS>& args) {
+  using V = simd::batch<State, Arch>;
+  using Row = typename simd::detail::row_batch<Op, State, Arch>::type;
+  using tuning = simd::scan_tuning;
+  const index_t sequences = args.sequences(), channels = args.channels();
+  if (sequences == 0 || channels == 0) return;
+  const index_t serial =
+      scan_ops::costly<Op> ? tuning::serial_costly_elements : tuning::serial_elements;
+  const unsigned threads = args.in[0].size() < serial ? 1 : simd::thread_count(backend.threads);
+
+  bool channel_last = true;
+  for (const auto& v : args.in) channel_last &= v.stride(2) == 1 || channels == 1;
+  for (const auto& s : args.out) channel_last &= !s.out || s.out.stride(2) == 1 || channels == 1;
+  // One channel is both layouts; lanes across the batch are then the only lanes there are.
+  channel_last &= channels > 1 || sequences == 1;
+
+  if (!channel_last) {
+    using group = simd::detail::row_group<Row, Op, T, State, NI, NO, NS>;
+    simd::detail::share_groups<group>(threads, op, args, channels,
+                                      simd::detail::worth_streaming<Row>(args, 1));
+    return;
+  }
+  if constexpr (simd::detail::has_quads<V, T> && sizeof(V) > 16) {
+    constexpr auto q = static_cast<index_t>(simd::detail::quad<T>);
+    if (channels < static_cast<index_t>(simd::lanes<V>) && channels % q == 0 && sequences > 1 &&
+        args.offsets.empty()) {
+      using group = simd::detail::quad_group<V, Op, T, State, NI, NO, NS>;
+      simd::detail::share_groups<group>(threads, op, args, channels / q, false);
+      return;
+    }
+  }
+  simd::detail::share_channels<V>(threads, op, args);
+}
+
+}  // namespace mmrec

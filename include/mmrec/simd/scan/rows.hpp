@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sweep of any layout: a row is one channel of one sequence, a lane is a row, and a group has eight
+// rows or one register of them. A tile is a cache line of steps: a stream with unit stride on time
+// is read in lines, transposed in registers, and written back in lines. More rows at a time would
+// hide more of the steps' latency but cost more than that in the caches: rows whose strides are a
+// power of two share a set of them, and a line that is left half used is fetched twice. Any other
+// stream is gathered. Registers have 256 bits at most where a step is cheap: their shuffles have
+// two ports, and a half of one is stored without any.
+#pragma once
+
+#include <mmrec/simd/scan/streams.hpp>
+
+namespace mmrec::simd::detail {
+
+/// The batch of a row sweep.
+template <class Op, class State, class Arch>
+struct row_batch {
+  using type = batch<State, Arch>;
+};
+template <class Op, class State, class Arch>
+  requires(sizeof(batch<State, Arch>) == 64 && !scan_ops::costly<Op>)
+struct row_batch<Op, State, Arch> {
+  using type = batch<State, xsimd::fma3<xsimd::avx2>>;
+};
+
+/// Some rows, one per lane of one or more registers, and where they are. Spare lanes repeat the
+/// last live row and so write what it writes.
+template <class V, class Op, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
+class row_group {
+ public:
+  using arguments = sweep_args<T, State, NI, NO, NS>;
+  /// Registers of a step: their chains cover the latency of one another. (SSE, with its 16 short
+  /// registers, has none to spare.)
+  static constexpr std::size_t parts = sizeof(V) == 32 && lanes<V> < 8 ? 8 / lanes<V> : 1;
+  static constexpr std::size_t w = parts * lanes<V>;
+  static constexpr std::size_t at_once = scan_ops::costly<Op> ? 2 : 1;
+  static constexpr index_t turn = 16;  // steps until the next group's turn
+  /// Steps of a tile in memory, and of one in registers (they are the same where results pass the
+  /// caches by: a line must leave them whole).
+  static constexpr std::size_t line = std::max<std::size_t>(lanes<V>, 64 / sizeof(T));
+  static constexpr std::size_t held = [] {
+    std::size_t steps = line;
+    while (NI * parts * steps > 24 && steps > lanes<V>) steps /= 2;
+    return steps;
+  }();
+
+  void begin(const Op& op, const arguments& args, index_t first, index_t live) {
+    const index_t channels = args.channels();
+    first_ = first, live_ = live;
+    index_t s = first / channels, channel = first % channels;
+    length_ = args.sequence(s).length;
+    at_ = position(args, args.sequence(s), channel);
+    auto at = at_;
+    for (std::size_t j = 0; j < w; ++j) {
+      for (std::size_t k = 0; k < NI; ++k) in_[k][j / lanes<V>][j % lanes<V>] = at.in[k];
+      for (std::size_t k = 0; k < NO; ++k) out_[k][j / lanes<V>][j % lanes<V>] = at.out[k];
+      if (static_cast<index_t>(j) + 1 >= live) continue;
+      if (++channel == channels) {
+        channel = 0;
+        at = position(args, args.sequence(++s), 0);
+      } else {
+        for (std::size_t k = 0; k < NI; ++k) at.in[k] += at.in_channel[k];
+        for (std::size_t k = 0; k < NO; ++k)
+          if (at.out[k]) at.out[k] += at.out_channel[k];
+      }
+    }
+    const auto state = states(args, args.carry_in, op.identity());
+    for (std::size_t p = 0; p < parts; ++p) carry_[p] = op.load(state[p]);
+    unroll<NS>([&](auto e) { edge_[e] = states(args, args.edge[e], args.edge_default[e]); });
+    walk_ = contiguous(at_.in_step[0]) ? at_.in_step[0] : 0;
+    for (std::size_t k = 0; k < NI; ++k) walk_ = at_.in_step[k] == walk_ ? walk_ : 0;
+    for (std::size_t k = 0; k < NO; ++k)
+      if (at_.out[k] && (at_.out_step[k] != walk_ || at_.accumulate[k])) walk_ = 0;
+  }
+
+  /// Steps [t, t + n) in walking order.
+  void advance(const Op& op, const arguments& args, index_t t, index_t n, bool stream) {
+    for (const index_t end = t + n; t < end;) {
+      // The step, from here, that reads the shifted streams from states.
+      const index_t edge = NS == 0 ? -1 : args.reverse ? length_ - 1 - t : -t;
+      index_t steps = edge < 0 ? end - t : std::min(edge, end - t);
+      if constexpr (!scan_ops::costly<Op>) {
+        constexpr int direction = Op::backwards ? -1 : 1;
+        steps -= steps % (stream ? index_t{line} : index_t{held});
+        if (walk_ == direction && steps > 0) {
+          if constexpr (held == line)
+            tiles<direction, line>(op, t, steps, stream);
+          else
+            stream ? tiles<direction, line>(op, t, steps, true)
+                   : tiles<direction, held>(op, t, steps, false);
+          t += steps;
+          continue;
+        }
+      }
+      steps = std::min(index_t{line}, end - t);
+      any_steps(op, args.reverse, edge, t, steps, stream);
+      t += steps;
+    }
+  }
+
+  void end(const Op& op, const arguments& args) {
+    if (!args.carry_out.out) return;
+    alignas(64) State state[w];
+    for (std::size_t p = 0; p < parts; ++p)
+      op.store(carry_[p]).store_unaligned(state + p * lanes<V>);
+    const index_t channels = args.channels();
+    for (index_t j = 0; j < live_; ++j)
+      write_state(state + j, args.carry_out, (first_ + j) / channels, (first_ + j) % channels, 1);
+  }
+
+ private:
+  using step = std::array<V, parts>;
+  template <class P>
+  using pointers = std::array<std::array<P, lanes<V>>, parts>;
+
+  static bool contiguous(index_t stride) { return stride == 1 || stride == -1; }
+
+  step states(const arguments& args, const view<const State, 2>& from, double otherwise) const {
+    step result;
+    result.fill(V(static_cast<State>(otherwise)));
+    if (!from) return result;
+    alignas(64) State buffer[w];
+    const index_t channels = args.channels();
+    for (std::size_t j = 0; j < w; ++j) {
+      const index_t row = first_ + std::min(static_cast<index_t>(j), live_ - 1);
+      buffer[j] = from(row / channels, row % channels);
+    }
+    for (std::size_t p = 0; p < parts; ++p) result[p] = V::load_unaligned(buffer + p * lanes<V>);
+    return result;
+  }
+
+  /// Tiles in registers: every stream walks in Direction and is overwritten.
+  template <int Direction, std::size_t Held>
+  void tiles(const Op& op, index_t t, index_t steps, bool stream) {
+    constexpr index_t back = Direction < 0 ? Held - 1 : 0;
+    auto carry = carry_;
+    for (const index_t end = t + steps; t < end; t += Held) {
+      const index_t at = Direction * t - back;
+      std::array<std::array<std::array<V, Held>, parts>, NI> x;
+      for (std::size_t k = 0; k < NI; ++k)
+        for (std::size_t p = 0; p < parts; ++p) load_transposed(x[k][p], in_[k][p], at);
+      std::array<std::array<std::array<V, Held>, parts>, NO> y;
+      unroll<Held>([&](auto number) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t i = Direction < 0 ? Held - 1 - number() : number();
+        for (std::size_t p = 0; p < parts; ++p) {
+          std::array<V, NI> now;
+          for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][p][i];
+          const auto result = op.step(carry[p], now);
+          for (std::size_t k = 0; k < NO; ++k) y[k][p][i] = result[k];
+        }
+      });
+      for (std::size_t k = 0; k < NO; ++k) {
+        if (Op::optional_outputs && !at_.out[k]) continue;
+        for (std::size_t p = 0; p < parts; ++p) {
+          if (Held == line && stream)
+            stream_transposed(y[k][p], out_[k][p], at);
+          else
+            store_transposed(y[k][p], out_[k][p], at);
+        }
+      }
+    }
+    carry_ = carry;
+  }
+
+  /// Any n steps, through a buffer in L1.
+  void any_steps(const Op& op, bool reverse, index_t edge, index_t t, index_t n, bool stream) {
+    std::array<std::array<step, line>, NI> x;
+    for (std::size_t k = 0; k < NI; ++k) {
+      const auto first = x[k].begin(), last = first + n;
+      const bool at_edge = k + NS >= NI && edge >= 0 && edge < n;
+      // A shifted stream must not be read before its beginning: it is read unshifted, and moved.
+      const index_t unshift = !at_edge ? 0 : reverse ? -at_.in_step[k] : at_.in_step[k];
+      load(x[k], in_[k], t * at_.in_step[k] + unshift, at_.in_step[k], n);
+      if (!at_edge) continue;
+      if (reverse)
+        std::move(first + 1, last, first);
+      else
+        std::move_backward(first, last - 1, last);
+      if constexpr (NS > 0) x[k][static_cast<std::size_t>(edge)] = edge_[k + NS - NI];
+    }
+    std::array<std::array<step, line>, NO> y;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
+      for (std::size_t p = 0; p < parts; ++p) {
+        std::array<V, NI> now;
+        for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][i][p];
+        const auto result = op.step(carry_[p], now);
+        for (std::size_t k = 0; k < NO; ++k) y[k][i][p] = result[k];
+      }
+    for (std::size_t k = 0; k < NO; ++k) {
+      if (!at_.out[k]) continue;
+      if (at_.accumulate[k]) {
+        load(x[0], out_[k], t * at_.out_step[k], at_.out_step[k], n);
+        for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
+          for (std::size_t p = 0; p < parts; ++p) y[k][i][p] = y[k][i][p] + x[0][i][p];
+      }
+      store(y[k], k, t, n, stream);
+    }
+  }
+
+  /// to[i] = step i of all rows, from offset `at` on.
+  template <class P>
+  static void load(std::array<step, line>& to, const pointers<P>& rows, index_t at, index_t stride,
+                   index_t n) {
+    constexpr auto whole = static_cast<index_t>(lanes<V>);
+    index_t i = 0;
+    for (; contiguous(stride) && i + whole <= n; i += whole)
+      for (std::size_t p = 0; p < parts; ++p) {
+        std::array<V, lanes<V>> block;
+        std::array<const T*, lanes<V>> from;
+        std::copy(rows[p].begin(), rows[p].end(), from.begin());
+        load_transposed(block, from, at + i * stride - (stride < 0 ? whole - 1 : 0));
+        if (stride < 0) std::reverse(block.begin(), block.end());
+        for (std::size_t j = 0; j < lanes<V>; ++j)
+          to[static_cast<std::size_t>(i) + j][p] = block[j];
+      }
+    alignas(64) State buffer[lanes<V>];
+    for (; i < n; ++i)
+      for (std::size_t p = 0; p < parts; ++p) {
+        for (std::size_t j = 0; j < lanes<V>; ++j)
+          buffer[j] = load_element<State>(rows[p][j] + at + i * stride);
+        to[static_cast<std::size_t>(i)][p] = V::load_unaligned(buffer);
+      }
+  }
+
+  void store(const std::array<step, line>& from, std::size_t k, index_t t, index_t n,
+             bool stream) const {
+    constexpr auto whole = static_cast<index_t>(lanes<V>);
+    const index_t stride = at_.out_step[k], at = t * stride;
+    index_t i = 0;
+    for (; contiguous(stride) && i + whole <= n; i += whole)
+      for (std::size_t p = 0; p < parts; ++p) {
+        std::array<V, lanes<V>> block;
+        for (std::size_t j = 0; j < lanes<V>; ++j)
+          block[j] = from[static_cast<std::size_t>(i) + j][p];
+        if (stride < 0) std::reverse(block.begin(), block.end());
+        const index_t to = at + i * stride - (stride < 0 ? whole - 1 : 0);
+        if (stream)
+          stream_transposed(block, out_[k][p], to);
+        else
+          store_transposed(block, out_[k][p], to);
+      }
+    alignas(64) State buffer[w];
+    for (; i < n; ++i) {
+      for (std::size_t p = 0; p < parts; ++p)
+        from[static_cast<std::size_t>(i)][p].store_unaligned(buffer + p * lanes<V>);
+      for (std::size_t j = 0; j < static_cast<std::size_t>(live_); ++j)
+        store_element(out_[k][j / lanes<V>][j % lanes<V>] + at + i * stride, buffer[j]);
+    }
+  }
+
+  cursor<T, NI, NO> at_;  // of the first row
+  std::array<pointers<const T*>, NI> in_;
+  std::array<pointers<T*>, NO> out_;
+  std::array<std::array<V, Op::carries>, parts> carry_;
+  std::array<step, NS> edge_;
+  index_t first_, live_, length_;
+  index_t walk_;  // the direction of all streams that are contiguous in time and overwritten, or 0
+};
+
+}  // namespace mmrec::simd::detail

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the sweeps of the simd backend share: where a sequence's streams begin, states on their way
+// to and from lanes, and whether results are worth storing past the caches.
+#pragma once
+
+#include <mmrec/scan_ops.hpp>
+#include <mmrec/simd/lanes.hpp>
+#include <mmrec/simd/parallel.hpp>
+#include <mmrec/sweep.hpp>
+
+#include <algorithm>
+
+namespace mmrec::simd {
+
+struct scan_tuning {
+  static constexpr index_t task_channels = 1024;  // channels of one task; carries of 4 KiB in float
+  static constexpr index_t tile_steps = 16;       // steps between two switches of block
+  // Below this many elements a second thread costs more than it brings.
+  static constexpr index_t serial_elements = 1 << 15, serial_costly_elements = 1 << 14;
+  static constexpr std::size_t smallest_cache =
+      8 << 20;  // no need to ask for the cache's size below this
+};
+
+namespace detail {
+
+/// The streams of one sequence, positioned at its first step in walking order.
+template <class T, std::size_t NI, std::size_t NO>
+struct cursor {
+  std::array<const T*, NI> in;
+  std::array<index_t, NI> in_step, in_channel;
+  std::array<T*, NO> out;
+  std::array<index_t, NO> out_step, out_channel;
+  std::array<bool, NO> accumulate;
+
+  void walk(index_t steps) {
+    for (std::size_t k = 0; k < NI; ++k) in[k] += steps * in_step[k];
+    for (std::size_t k = 0; k < NO; ++k)
+      if (out[k]) out[k] += steps * out_step[k];
+  }
+};
+
+template <class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
+cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& args,
+                           const typename sweep_args<T, State, NI, NO, NS>::range& r,
+                           index_t channel) {
+  cursor<T, NI, NO> c;
+  const index_t first = args.reverse ? r.begin + r.length - 1 : r.begin;
+  for (std::size_t k = 0; k < NI; ++k) {
+    const auto& v = args.in[k];
+    const index_t step = first - (k + NS < NI ? 0 : 1);  // shifted streams read the step before
+    c.in[k] = v.data_handle() + r.batch * v.stride(0) + step * v.stride(1) + channel * v.stride(2);
+    c.in_step[k] = args.reverse ? -v.stride(1) : v.stride(1);
+    c.in_channel[k] = v.stride(2);
+  }
+  for (std::size_t k = 0; k < NO; ++k) {
+    const auto& v = args.out[k].out;
+    c.out[k] =
+        v ? v.data_handle() + r.batch * v.stride(0) + first * v.stride(1) + channel * v.stride(2)
+          : nullptr;
+    c.out_step[k] = args.reverse ? -v.stride(1) : v.stride(1);
+    c.out_channel[k] = v.stride(2);
+    c.accumulate[k] = args.out[k].accumulate;
+  }
+  return c;
+}
+
+template <std::size_t N, class F>
+MMREC_INLINE void unroll(const F& f) {
+  [&]<std::size_t... I>(std::index_sequence<I...>) MMREC_LAMBDA_INLINE {
+    (f(std::integral_constant<std::size_t, I>{}), ...);
+  }(std::make_index_sequence<N>{});
+}
+
+/// Do results pass the caches by? When the arrays do not fit there, a store that first reads its
+/// line costs a third access; it needs whole aligned registers along `unit`, the axis of unit
+/// stride.
+template <class V, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
+bool worth_streaming(const sweep_args<T, State, NI, NO, NS>& args, std::size_t unit) {
+  const auto bytes = static_cast<std::size_t>(args.in[0].size()) * sizeof(T) * (NI + NO - NS);
+  if (!std::same_as<T, State>) return false;
+  if (bytes < scan_tuning::smallest_cache || bytes < last_level_cache() / 4 * 3 ||
+      !args.offsets.empty())
+    return false;
+  for (const auto& [out, accumulate] : args.out) {
+    if (!out) continue;
+    bool aligned = !accumulate && out.stride(unit) == 1 &&
+                   out.extent(unit) % index_t{V::size} == 0 &&
+                   reinterpret_cast<std::uintptr_t>(out.data_handle()) % sizeof(V) == 0;
+    for (std::size_t axis = 0; axis < 3; ++axis)
+      aligned &= axis == unit || out.stride(axis) % index_t{V::size} == 0;
+    if (!aligned) return false;
+  }
+  return true;
+}
+
+/// States of n neighbouring channels, one per lane; the other lanes, and an absent view, are
+/// `otherwise`.
+template <class V, class State>
+V load_states(const view<const State, 2>& from, index_t s, index_t channel, index_t n,
+              double otherwise) {
+  const V constant(static_cast<State>(otherwise));
+  if (!from) return constant;
+  alignas(64) State buffer[lanes<V>];
+  constant.store_unaligned(buffer);
+  for (index_t i = 0; i < n; ++i) buffer[i] = from(s, channel + i);
+  return V::load_unaligned(buffer);
+}
+
+template <class State>
+void write_state(const State* from, const sink<State, 2>& to, index_t s, index_t channel,
+                 index_t n) {
+  for (index_t i = 0; i < n; ++i) {
+    State& p = to.out(s, channel + i);
+    p = to.accumulate ? p + from[i] : from[i];
+  }
+}
+
+template <class V, class State>
+void store_states(const V& v, const sink<State, 2>& to, index_t s, index_t channel, index_t n) {
+  alignas(64) State buffer[lanes<V>];
+  v.store_unaligned(buffer);
+  write_state(buffer, to, s, channel, n);
+}
+
+/// A kernel's task as one type, so that the pool's code is compiled once and not for every kernel.
+class task_ref {
+ public:
+  template <class F>
+  explicit task_ref(const F& f)
+      : context_(&f),
+        call_([](const void* context, index_t i) { (*static_cast<const F*>(context))(i); }) {}
+  void operator()(index_t i) const { call_(context_, i); }
+
+ private:
+  const void* context_;
+  void (*call_)(const void*, index_t);
+};
+
+template <class F>
+void share(unsigned threads, index_t tasks, const F& f) {
+  parallel_for(threads, tasks, task_ref(f));
+}
+
+/// Shares out rows, `per_sequence` of each sequence; a task has as many as fit Group::at_once
+/// registers. Groups take turns tile by tile, so that their chains cover the latency of one
+/// another.
+template <class Group, class Op>
+void share_groups(unsigned threads, const Op& op, const typename Group::arguments& args,
+                  index_t per_sequence, bool stream) {
+  constexpr auto w = static_cast<index_t>(Group::w);
+  constexpr index_t per_task = w * static_cast<index_t>(Group::at_once);
+  // A group across sequences needs sequences of one length.
+  const bool one_length = args.offsets.empty();
+  const index_t rows = one_length ? args.sequences() * per_sequence : per_sequence;
+  const index_t parts = (rows + per_task - 1) / per_task;
+  share(threads, one_length ? parts : parts * args.sequences(), [&](index_t task) {
+    const index_t s = one_length ? 0 : task / parts, part = task - s * parts;
+    const index_t first = s * per_sequence + part * per_task;
+    const index_t end = s * per_sequence + std::min(rows, (part + 1) * per_task);
+    const index_t length = args.sequence(s).length;
+    Group groups[Group::at_once];
+    index_t count = 0, row = first;
+    do groups[count++].begin(op, args, row, std::min(w, end - row));
+    while ((row += w) < end);
+    const index_t turn = count > 1 ? Group::turn : length;
+    for (index_t t = 0; t < length; t += turn)
+      for (index_t g = 0; g < count; ++g)
+        groups[g].advance(op, args, t, std::min(turn, length - t), stream);
+    for (index_t g = 0; g < count; ++g) groups[g].end(op, args);
+    if (stream) end_streaming();
+  });
+}
+
+}  // namespace detail
+}  // namespace mmrec::simd

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// transform: an elementwise map over views, the one way to write elementwise mathematics for every
+// backend.
+//
+//   out[i] = f(in_1[i], ..., in_n[i])                      one output
+//   (out_1[i], ..., out_m[i]) = f(...)                     several: f returns std::array
+//
+// All views have the same extents (rank 1 to 4), any strides; an input stride of 0 broadcasts. `f`
+// is called with scalars and with batches of lanes of the arithmetic type (float for 16-bit
+// elements), so write it generically and take functions from mmrec::math. An output may be one of
+// the inputs (in place); to accumulate, pass the output as an input. Inputs and outputs are read
+// and written once. Errors: extents that disagree, null data, overlap.
+//
+//   transform(backend::simd{}, [](auto x, auto y) { return x * mmrec::math::sigmoid(y); }, z, x, y);
+//   transform(backend::simd{}, [](auto x) { return std::array{x + x, x * x}; },
+//             std::tuple{twice, square}, x);
+#pragma once
+
+#include <mmrec/backend.hpp>
+#include <mmrec/check.hpp>
+#include <mmrec/view.hpp>
+
+#include <array>
+#include <tuple>
+
+namespace mmrec {
+
+namespace detail {
+
+/// All operands with the same axes, innermost last; neighbouring axes merged where every operand
+/// allows.
+template <std::size_t Rank, std::size_t N>
+struct loop_nest {
+  std::array<index_t, Rank> extents{};
+  std::array<std::array<index_t, Rank>, N> strides{};  // [operand][axis]
+  std::size_t rank = Rank;
+
+  void merge() {
+    for (std::size_t axis = rank; axis-- > 1;) {
+      bool together = true;
+      for (const auto& s : strides)
+        together &=
+            extents[axis - 1] == 1 || extents[axis] == 1 || s[axis - 1] == s[axis] * extents[axis];
+      if (!together) continue;
+      for (auto& s : strides) {
+        if (extents[axis] == 1) s[axis] = s[axis - 1];
+        for (std::size_t i = axis - 1; i + 1 < rank; ++i) s[i] = s[i + 1];
+      }
+      extents[axis - 1] *= extents[axis];
+      for (std::size_t i = axis; i + 1 < rank; ++i) extents[i] = extents[i + 1];
+      --rank;
+    }
+  }
+  index_t inner() const { return extents[rank - 1]; }
+  index_t rows() const {
+    index_t n = 1;
+    for (std::size_t i = 0; i + 1 < rank; ++i) n *= extents[i];
+    return n;
+  }
+  /// Where operand k's row starts.
+  index_t offset(std::size_t k, index_t row) const {
+    index_t o = 0;
+    for (std::size_t i = rank - 1; i-- > 0;) {
+      o += row % extents[i] * strides[k][i];
+      row /= extents[i];
+    }
+    return o;
+  }
+};
+
+template <class T>
+inline constexpr bool is_tuple = false;
+template <class... T>
+inline constexpr bool is_tuple<std::tuple<T...>> = true;
+
+template <class R>
+auto as_results(const R& r) {
+  if constexpr (requires { std::tuple_size<R>::value; })
+    return r;
+  else
+    return std::array<R, 1>{r};
+}
+
+/// No two outputs share memory, not even as the same view.
+template <class First, class... Rest>
+void check_apart(const First& first, const Rest&... rest) {
+  (check_disjoint("transform", "output", first, "another output", rest), ...);
+  if constexpr (sizeof...(Rest) > 0) check_apart(rest...);
+}
+
+template <class B, class F, class... Out, class... In>
+void run_transform(const B& backend, const F& f, const std::tuple<Out...>& outputs,
+                   const In&... inputs) {
+  require_built<B>();
+  const auto& extents = std::get<0>(outputs).extents();
+  std::apply([&](const auto&... out) { (check_view("transform", "output", out, extents), ...); },
+             outputs);
+  (check_view("transform", "input", inputs, extents), ...);
+  std::apply(
+      [&](const auto&... out) {
+        const auto against_inputs = [&](const auto& o) {
+          (check_disjoint_or_same("transform", "output", o, "an input", inputs), ...);
+        };
+        (against_inputs(out), ...);
+        (check_distinct("transform", "output", out), ...);
+        check_apart(out...);
+      },
+      outputs);
+  if (std::get<0>(outputs).empty()) return;
+  transform_kernel(backend, f, outputs, std::tuple<In...>(inputs...));
+}
+
+}  // namespace detail
+
+template <backend_tag B, class F, class Out, class... In>
+void transform(const B& backend, const F& f, const Out& out, const In&... in) {
+  if constexpr (detail::is_tuple<Out>)
+    std::apply(
+        [&](const auto&... o) {
+          detail::run_transform(backend, f, std::tuple{as_view(o)...}, as_view(in)...);
+        },
+        out);
+  else
+    detail::run_transform(backend, f, std::tuple{as_view(out)}, as_view(in)...);
+}
+
+/// out = value everywhere.
+template <backend_tag B, class Out>
+void fill(const B& backend, const Out& out, double value) {
+  // A zero-stride view of one element is an input of any extent.
+  const auto o = as_view(out);
+  using T = element_of<Out>;
+  T one;
+  store_element(&one, static_cast<accumulator_t<T>>(value));
+  transform(
+      backend, [](auto v) { return v; }, o,
+      view<const T, decltype(o)::rank()>(&one, o.extents(), {}));
+}
+
+}  // namespace mmrec
+
+#include <mmrec/reference/transform.hpp>
+#if !defined(__CUDACC__) && __has_include(<xsimd/xsimd.hpp>)
+#include <mmrec/simd/transform.hpp>
+#endif
