@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// Multi-head attention over memory slots.
+//
+//   per head of d = D / heads consecutive channels:  o = softmax(q K^T / sqrt(d)) V
+//
+//   q, o (batch, time, D)   K, V (batch, slots, D), batch stride 0 if shared
+//   P (batch, heads, time, slots)
+//
+// No mask: memory only holds what came before. q, o, P are of one element type; K and V may be of
+// its arithmetic type (memory is kept in that). Unit stride on the last axis. The softmax subtracts
+// the row's maximum. Backward:
+//
+//   dV = P^T do;   dS = P o (do V^T - sum_slots P o do V^T)
+//   dq = dS K / sqrt(d);   dK = dS^T q / sqrt(d)
+//
+// Errors: D not divisible by heads, shapes, null data, overlap.
+//
+//   attention(backend::simd{}, q, k, v, heads, o, {.probabilities = p});
+//   attention_backward(backend::simd{}, d_o, q, k, v, p, heads, {.dq = dq, .dk = dk, .dv = dv});
+#pragma once
+
+#include <mmrec/loops.hpp>
+
+#include <cmath>
+
+namespace mmrec {
+
+template <element T>
+struct attention_options {
+  view<T, 4> probabilities{};  ///< receives P, which the backward needs
+};
+
+template <element T, element S>
+struct attention_gradients {
+  view<T, 3> dq{};
+  view<S, 3> dk{};  ///< one per batch entry also where K is shared; the caller sums
+  view<S, 3> dv{};
+  bool accumulate_memory = false;  ///< dk and dv
+};
+
+namespace detail {
+
+inline void check_heads(const char* function, index_t width, index_t heads) {
+  check_positive(function, "heads", heads);
+  if (width % heads != 0)
+    throw error(function, "heads", "a divisor of D = " + std::to_string(width),
+                std::to_string(heads));
+}
+
+/// The same backend for use inside one of its own tasks.
+template <class B>
+B within_task(B backend) {
+  backend.memory = nullptr;  // this thread's own arena
+  if constexpr (requires { backend.threads; }) backend.threads = 1;
+  return backend;
+}
+
+/// Row-wise softmax of scores (rows, n), in place.
+template <class V, class Acc>
+void softmax_row(Acc* x, index_t n) {
+  if (n == 1) {  // exp(0) / exp(0), NaN where the score is not finite
+    x[0] = x[0] - x[0] + Acc(1);
+    return;
+  }
+  V most(x[0]);
+  Acc largest = x[0];
+  for_units<V>(n, [&](index_t j, std::size_t live) {
+    if (live == static_cast<std::size_t>(lane_traits<V>::count))
+      most = math::maximum(most, load_unit<V>(x + j, live));
+    else
+      for (index_t k = j; k < n; ++k) largest = math::maximum(largest, x[k]);
+  });
+  largest = math::maximum(largest, lane_traits<V>::largest(most));
+  for_units<V>(n, [&](index_t j, std::size_t live) {
+    store_unit(x + j, math::exp(load_unit<V>(x + j, live) - V(largest)), live);
+  });
+  const Acc inverse = Acc(1) / sum_units<V>(n, [&](index_t j, std::size_t live) {
+                        return load_unit<V>(x + j, live);
+                      });
+  for_units<V>(n, [&](index_t j, std::size_t live) {
+    store_unit(x + j, load_unit<V>(x + j, live) * V(inverse), live);
+  });
+}
+
+// Products with the rows of a memory. Few slots make matrices too thin for the matrix product.
+inline constexpr index_t few_slots = 2;
+
+/// store(i, s, lanes, live) of a b^T: rows (rows, d) with slots (slots, d).
+template <class Acc, class B, class A, class S, class Store>
+void against_slots(const B& backend, const A& rows, const view<S, 2>& slots, const Store& store) {
+  using V = lanes_of<B, Acc>;
+  if (slots.extent(0) > few_slots)
+    return multiply<Acc>(backend, as_operand(backend, rows), as_operand<true>(backend, slots),
+                         store);
+  for (index_t i = 0; i < rows.extent(0); ++i)
+    for (index_t s = 0; s < slots.extent(0); ++s)
+      store(i, s,
+            V(sum_units<V>(slots.extent(1),
+                           [&](index_t j, std::size_t live) {
+                             return load_unit<V>(&rows(i, 0) + j, live) *
+                                    load_unit<V>(&slots(s, 0) + j, live);
+                           })),
+            std::size_t{1});
+}
+
+/// store(i, j, lanes, live) of a b: weights (rows, slots) of slots (slots, d).
+template <class Acc, class B, class S, class Store>
+void mix_slots(const B& backend, const view<const Acc, 2>& weights, const view<S, 2>& slots,
+               const Store& store) {
+  using V = lanes_of<B, Acc>;
+  if (slots.extent(0) > few_slots)
+    return multiply<Acc>(backend, as_operand(backend, weights), as_operand(backend, slots), store);
+  for (index_t i = 0; i < weights.extent(0); ++i)
+    for_units<V>(slots.extent(1), [&](index_t j, std::size_t live) {
+      V total = math::constant<V>(0);
+      for (index_t s = 0; s < slots.extent(0); ++s)
+        total = total + V(weights(i, s)) * load_unit<V>(&slots(s, 0) + j, live);
+      store(i, j, total, live);
+    });
+}
+
+/// Head `head` of batch entry b.
+template <class T>
+view<T, 2> head_of(const view<T, 3>& x, index_t b, index_t head, index_t d) {
+  return x.select(0, b).slice(1, head * d, d);
+}
+
+}  // namespace detail
+
+template <backend_tag B, readable_array<3> Q, readable_array<3> K, readable_array<3> V,
+          writable_array<3> O>
+void attention(const B& backend, const Q& q, const K& k, const V& v, index_t heads, const O& o,
+               const attention_options<element_of<O>>& options = {}) {
+  using T = element_of<O>;
+  using S = element_of<K>;
+  using Acc = accumulator_t<T>;
+  using Lanes = lanes_of<B, Acc>;
+  require_built<B>();
+  const char* function = "attention";
+  const view<const T, 3> query = as_view(q);
+  const view<const S, 3> key = as_view(k), value = as_view(v);
+  const view<T, 3> out = as_view(o);
+  const auto [batch, time, width] = query.extents();
+  const index_t slots = key.extent(1);
+  detail::check_heads(function, width, heads);
+  check_dense(function, "q", query, query.extents());
+  check_dense(function, "k", key, {batch, slots, width});
+  check_dense(function, "v", value, {batch, slots, width});
+  check_dense(function, "o", out, query.extents());
+  check_optional_dense(function, "probabilities", options.probabilities,
+                       {batch, heads, time, slots});
+  check_positive(function, "slots", slots);
+  check_disjoint(function, "o", out, "q", query);
+  check_disjoint(function, "o", out, "k", key);
+  check_disjoint(function, "o", out, "v", value);
+  check_disjoint(function, "probabilities", options.probabilities, "o", out);
+  const index_t d = width / heads;
+  const Acc scale = Acc(1) / std::sqrt(static_cast<Acc>(d));
+  for_each_row(backend, batch * heads, 4 * time * slots * d, [&](index_t task) {
+    const index_t b = task / heads, head = task % heads;
+    const auto inner = detail::within_task(backend);
+    scratch<Acc> p(scratch_of(inner), static_cast<std::size_t>(std::max<index_t>(1, time * slots)));
+    detail::against_slots<Acc>(inner, detail::head_of(query, b, head, d),
+                               detail::head_of(key, b, head, d),
+                               [&](index_t i, index_t j, const Lanes& s, std::size_t live) {
+                                 store_unit(p.data() + i * slots + j, s * Lanes(scale), live);
+                               });
+    for (index_t t = 0; t < time; ++t) {
+      detail::softmax_row<Lanes>(p.data() + t * slots, slots);
+      if (options.probabilities)
+        for_units<Lanes>(slots, [&](index_t j, std::size_t live) {
+          store_unit(&options.probabilities(b, head, t, 0) + j,
+                     load_unit<Lanes>(p.data() + t * slots + j, live), live);
+        });
+    }
+    detail::mix_slots<Acc>(inner, view<const Acc, 2>(p.data(), {time, slots}),
+                           detail::head_of(value, b, head, d),
+                           [&](index_t i, index_t j, const Lanes& s, std::size_t live) {
+                             store_unit(&out(b, i, head * d) + j, s, live);
+                           });
+  });
+}
+
+template <backend_tag B, readable_array<3> G, readable_array<3> Q, readable_array<3> K,
+          readable_array<3> V, readable_array<4> P>
+void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, const V& v,
+                        const P& probabilities, index_t heads,
+                        const attention_gradients<element_of<G>, element_of<K>>& gradients) {
+  using T = element_of<G>;
+  using S = element_of<K>;
+  using Acc = accumulator_t<T>;
+  using Lanes = lanes_of<B, Acc>;
+  require_built<B>();
+  const char* function = "attention_backward";
+  const view<const T, 3> g = as_view(d_o), query = as_view(q);
+  const view<const S, 3> key = as_view(k), value = as_view(v);
+  const view<const T, 4> p = as_view(probabilities);
+  const auto [batch, time, width] = query.extents();
+  const index_t slots = key.extent(1);
+  detail::check_heads(function, width, heads);
+  check_dense(function, "q", query, query.extents());
+  check_dense(function, "d_o", g, query.extents());
+  check_dense(function, "k", key, {batch, slots, width});
+  check_dense(function, "v", value, {batch, slots, width});
+  check_dense(function, "probabilities", p, {batch, heads, time, slots});
+  check_optional_dense(function, "dq", gradients.dq, query.extents());
+  check_optional_dense(function, "dk", gradients.dk, {batch, slots, width});
+  check_optional_dense(function, "dv", gradients.dv, {batch, slots, width});
+  check_disjoint(function, "dq", gradients.dq, "q", query);
+  check_disjoint(function, "dq", gradients.dq, "d_o", g);
+  const index_t d = width / heads;
+  const Acc scale = Acc(1) / std::sqrt(static_cast<Acc>(d));
+  for_each_row(backend, batch * heads, 8 * time * slots * d, [&](index_t task) {
+    const index_t b = task / heads, head = task % heads;
+    const auto inner = detail::within_task(backend);
+    const auto ph = p.select(0, b).select(0, head);  // (time, slots)
+    const auto gh = detail::head_of(g, b, head, d);
+    const auto into = [&](const view<S, 3>& target) {
+      return [&, target](index_t i, index_t j, const Lanes& s, std::size_t live) {
+        S* to = &target(b, i, head * d) + j;
+        store_unit(to, gradients.accumulate_memory ? s + load_unit<Lanes>(to, live) : s, live);
+      };
+    };
+    if (gradients.dv)
+      multiply<Acc>(inner, as_operand<true>(inner, ph), as_operand(inner, gh), into(gradients.dv));
+    if (!gradients.dq && !gradients.dk) return;
+    scratch<Acc> ds(scratch_of(inner),
+                    static_cast<std::size_t>(std::max<index_t>(1, time * slots)));
+    detail::against_slots<Acc>(inner, gh, detail::head_of(value, b, head, d),
+                               [&](index_t i, index_t j, const Lanes& s, std::size_t live) {
+                                 store_unit(ds.data() + i * slots + j, s, live);
+                               });
+    for (index_t t = 0; t < time; ++t) {
+      Acc* row = ds.data() + t * slots;
+      const T* pt = &ph(t, 0);
+      const Acc mean = sum_units<Lanes>(slots, [&](index_t j, std::size_t live) {
+        return load_unit<Lanes>(row + j, live) * load_unit<Lanes>(pt + j, live);
+      });
+      for_units<Lanes>(slots, [&](index_t j, std::size_t live) {
+        store_unit(row + j,
+                   load_unit<Lanes>(pt + j, live) *
+                       (load_unit<Lanes>(row + j, live) - Lanes(mean)) * Lanes(scale),
+                   live);
+      });
+    }
+    const view<const Acc, 2> s{ds.data(), {time, slots}};
+    if (gradients.dq)
+      detail::mix_slots<Acc>(inner, s, detail::head_of(key, b, head, d),
+                             [&](index_t i, index_t j, const Lanes& x, std::size_t live) {
+                               store_unit(&gradients.dq(b, i, head * d) + j, x, live);
+                             });
+    if (gradients.dk)
+      multiply<Acc>(inner, as_operand<true>(inner, s),
+                    as_operand(inner, detail::head_of(query, b, head, d)), into(gradients.dk));
+  });
+}
+
+}  // namespace mmrec

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward and backward of the block (block.hpp), composed of the primitives for every backend.
+#pragma once
+
+#include <mmrec/block.hpp>
+#include <mmrec/block_pieces.hpp>
+
+namespace mmrec {
+
+template <backend_tag B, element T>
+recurrence_report block_forward(const B& backend, const block_config& c,
+                                const block_parameters<const T>& w, const view<const T, 3>& x,
+                                const view<T, 3>& y, memory_state<accumulator_t<T>>& state,
+                                block_activations<T>& saved, const block_dropout& drop = {}) {
+  using State = accumulator_t<T>;
+  const char* function = "block_forward";
+  check_config(function, c);
+  const index_t batch = x.extent(0), time = x.extent(1), d = c.width;
+  detail::check_tokens(function, "x", x, batch, time, d);
+  detail::check_tokens(function, "y", y, batch, time, d);
+  check_disjoint(function, "y", y, "x", x);
+  if (saved.batch() != batch || saved.time() != time)
+    throw error(function, "saved",
+                "activations for " + std::to_string(batch) + " x " + std::to_string(time),
+                std::to_string(saved.batch()) + " x " + std::to_string(saved.time()));
+  saved.check(function, c);
+  detail::check_state(function, c, state, batch);
+  const index_t short_rows = static_cast<index_t>(state.recent.size()) / d;
+  if (c.update == update::reference && short_rows > 0 && time > short_rows)
+    throw error(function, "x",
+                "at most " + std::to_string(short_rows) + " tokens (the short-term bank's rows)",
+                std::to_string(time));
+  if (batch == 0 || time == 0) return {};
+
+  const detail::block_views<T> at(c, saved, saved.qkvz);
+  const auto rows = detail::token_rows(x);
+  saved.training = drop.training, saved.dropout_seed = drop.seed,
+  saved.dropout_stream = drop.stream;
+  saved.first_token = c.update == update::stream ? state.tokens : 0;
+
+  rms_norm(backend, rows, w.norm1, saved.n1, c.norm);
+  linear(backend, saved.n1, w.qkvz.weight, saved.qkvz, {.bias = w.qkvz.bias});
+
+  const decay_branch_saved<T> decay{saved.decay_pre, saved.decay_hidden, saved.decay_factor};
+  if (c.decay == decay_kind::mdi) {
+    decay_branch<activation::gelu>(backend, view<const T, 2>(at.z), w.decay, decay);
+    decay_branch<activation::gelu>(
+        backend, view<const T, 2>(at.k), w.context,
+        decay_branch_saved<T>{saved.context_pre, saved.context_hidden, saved.context_factor});
+    combine_decay(backend, view<const T, 2>(saved.decay_factor),
+                  view<const T, 2>(saved.context_factor), saved.gamma);
+  } else {
+    decay_branch<activation::relu>(backend, view<const T, 2>(at.z), w.decay, decay);
+    combine_decay(backend, view<const T, 2>(saved.decay_factor), view<const T, 2>(), saved.gamma);
+  }
+  if (c.convex)
+    transform(
+        backend, []<class V>(const V& z, const V& g) { return z - g * z; }, saved.z, at.z,
+        saved.gamma);
+
+  if (c.update == update::reference) std::fill(state.hidden.begin(), state.hidden.end(), State(0));
+  saved.initial = state.hidden;
+  const auto h = detail::by_time(saved.h, batch, time);
+  const auto report = recurrence(backend, detail::by_time(c.convex ? saved.z : at.z, batch, time),
+                                 detail::by_time(saved.gamma, batch, time), w.recurrence(), h,
+                                 {.initial = view<const State, 2>{saved.initial.data(), {batch, d}},
+                                  .final = state.hidden_view(),
+                                  .gates = detail::by_time(saved.gates, batch, time),
+                                  .form = c.recurrence});
+
+  linear(backend, saved.h, w.attention_query.weight, saved.query, {.bias = w.attention_query.bias});
+  transform(
+      backend, []<class V>(const V& a, const V& q) { return a + math::constant<V>(0.5) * q; },
+      saved.query, saved.query, at.q);
+  const auto segments = detail::segments_of(c, saved.first_token, time);
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const auto& s = segments[i];
+    const auto keys = saved.top(static_cast<index_t>(i), 0),
+               values = saved.top(static_cast<index_t>(i), 1);
+    hds_top(backend, view<const State, 3>(state.keys_view()), keys);
+    hds_top(backend, view<const State, 3>(state.values_view()), values);
+    attention(backend, detail::by_time(saved.query, batch, time).slice(1, s.begin, s.count), keys,
+              values, c.heads, detail::by_time(saved.read, batch, time).slice(1, s.begin, s.count),
+              {.probabilities = detail::probabilities_of(saved.probabilities, s, batch, c.heads)});
+    if (c.update == update::stream) {
+      detail::add_time_sum(backend, view<const T, 3>(h.slice(1, s.begin, s.count)),
+                           state.sum_view());
+      if (s.writes) write_summary(state, c.write, s.block, c.memory_block);
+    }
+  }
+
+  // r = x + dropout(h or W_out(h o silu(q)), + attention + 0.1 v)
+  linear(backend, saved.read, w.attention_out.weight, saved.r, {.bias = w.attention_out.bias});
+  view<const T, 2> contribution = saved.h;
+  scratch<T> memory(scratch_of(backend), static_cast<std::size_t>(batch * time * d));
+  const view<T, 2> temporary{memory.data(), {batch * time, d}};
+  if (c.output_gate) {
+    transform(
+        backend, []<class V>(const V& hj, const V& q) { return hj * q * math::sigmoid(q); },
+        saved.gated, saved.h, at.q);
+    linear(backend, saved.gated, w.out.weight, temporary, {.bias = w.out.bias});
+    contribution = temporary;
+  }
+  const auto contribute = []<class V>(const V& a, const V& hj, const V& v) {
+    return a + hj + math::constant<V>(0.1) * v;
+  };
+  const auto add = [](const auto& a, const auto& b) { return a + b; };
+  const auto dropped = detail::dropout_of(c, drop.training, drop.seed, drop.stream);
+  if (dropped.active()) {
+    transform(backend, contribute, saved.r, saved.r, contribution, at.v);
+    detail::apply_dropout(backend, dropped, saved.r);
+    transform(backend, add, saved.r, saved.r, rows);
+  } else {
+    transform(
+        backend,
+        [=](const auto& a, const auto& hj, const auto& v, const auto& xj) {
+          return contribute(a, hj, v) + xj;
+        },
+        saved.r, saved.r, contribution, at.v, rows);
+  }
+
+  rms_norm(backend, saved.r, w.norm2, saved.n2, c.norm);
+  const auto out = detail::token_rows(y);
+  detail::with_activation(c.activation, [&]<class Activation>() {
+    linear<Activation>(
+        backend, saved.n2, w.ffn_in.weight, saved.ffn_hidden,
+        {.bias = w.ffn_in.bias,
+         .preactivation = Activation::saves_output ? view<T, 2>{} : saved.ffn_pre,
+         .dropout = detail::dropout_of(c, drop.training, drop.seed, drop.stream + 1)});
+  });
+  linear(backend, saved.ffn_hidden, w.ffn_out.weight, out,
+         {.bias = w.ffn_out.bias,
+          .dropout = detail::dropout_of(c, drop.training, drop.seed, drop.stream + 2)});
+  transform(backend, add, out, out, saved.r);
+
+  if (c.update == update::reference)
+    detail::write_reference(backend, view<const T, 3>(y), view<const T, 3>(h), state);
+  state.tokens += time;
+  return report;
+}
+
+/// Parameter gradients accumulate; dx and the bank gradients are overwritten.
+template <backend_tag B, element T>
+recurrence_report block_backward(const B& backend, const block_config& c,
+                                 const block_parameters<const T>& w, const view<const T, 3>& x,
+                                 const view<const T, 3>& dy, block_activations<T>& saved,
+                                 const block_parameters<T>& dw, const view<T, 3>& dx,
+                                 const bank_gradients<accumulator_t<T>>& dbanks = {}) {
+  using State = accumulator_t<T>;
+  const char* function = "block_backward";
+  check_config(function, c);
+  saved.check(function, c);
+  const index_t batch = saved.batch(), time = saved.time(), d = c.width, tokens = batch * time;
+  detail::check_tokens(function, "x", x, batch, time, d);
+  detail::check_tokens(function, "dy", dy, batch, time, d);
+  detail::check_tokens(function, "dx", dx, batch, time, d);
+  check_optional_dense(function, "dbanks.keys", dbanks.keys, {batch, c.slots, d});
+  check_optional_dense(function, "dbanks.values", dbanks.values, {batch, c.slots, d});
+  check_disjoint(function, "dx", dx, "x", x);
+  check_disjoint(function, "dx", dx, "dy", dy);
+  if (tokens == 0) {
+    if (dbanks.keys) fill(backend, dbanks.keys, 0);
+    if (dbanks.values) fill(backend, dbanks.values, 0);
+    return {};
+  }
+
+  auto* memory = scratch_of(backend);
+  scratch<T> space(memory, static_cast<std::size_t>(tokens * (10 * d + c.ffn)));
+  T* next = space.data();
+  const auto array = [&](index_t columns) {
+    const view<T, 2> v{next, {tokens, columns}};
+    next += tokens * columns;
+    return v;
+  };
+  const auto dqkvz = array(4 * d);
+  const view<T, 2> dr = array(d), dsum = array(d), dh = array(d), dread = array(d),
+                   dquery = array(d), dgamma = array(d);
+  const view<T, 2> dhidden = array(c.ffn);
+  const detail::block_views<T> at(c, saved, saved.qkvz), d_at(c, saved, dqkvz);
+  const auto drop = [&](std::uint64_t k) {
+    return detail::dropout_of(c, saved.training, saved.dropout_seed, saved.dropout_stream + k);
+  };
+  const auto dy_rows = detail::token_rows(dy), x_rows = detail::token_rows(x);
+  const auto dx_rows = detail::token_rows(dx);
+
+  // y = r + ffn(norm2(r)); dn2 goes to dsum for the moment.
+  linear_backward(backend, dy_rows, saved.ffn_hidden, w.ffn_out.weight,
+                  {.dx = dhidden,
+                   .dw = dw.ffn_out.weight,
+                   .dbias = dw.ffn_out.bias,
+                   .accumulate_parameters = true,
+                   .dropout = drop(2)});
+  detail::with_activation(c.activation, [&]<class Activation>() {
+    linear_backward<Activation>(
+        backend, dhidden, saved.n2, w.ffn_in.weight,
+        {.saved = Activation::saves_output ? saved.ffn_hidden : saved.ffn_pre,
+         .dx = dsum,
+         .dw = dw.ffn_in.weight,
+         .dbias = dw.ffn_in.bias,
+         .accumulate_parameters = true,
+         .dropout = drop(1)});
+  });
+  rms_norm_backward(
+      backend, dsum, saved.r, w.norm2,
+      {.dx = dr, .dw = dw.norm2, .residual = dy_rows, .accumulate_dw = true, .options = c.norm});
+
+  // r = x + dropout(contribution + W_o read + b + 0.1 v): dterm is the gradient within dropout.
+  view<T, 2> dterm = dr;
+  if (drop(0).active()) {
+    dterm = dsum;
+    transform(backend, [](const auto& a) { return a; }, dterm, dr);
+    detail::apply_dropout(backend, drop(0), dterm);
+  }
+  transform(
+      backend, []<class V>(const V& a) { return std::array<V, 2>{a, math::constant<V>(0.1) * a}; },
+      std::tuple{dh, d_at.v}, dterm);
+  if (c.output_gate) {
+    linear_backward(
+        backend, dterm, saved.gated, w.out.weight,
+        {.dx = dh, .dw = dw.out.weight, .dbias = dw.out.bias, .accumulate_parameters = true});
+    transform(
+        backend,
+        []<class V>(const V& g, const V& hj, const V& q) {
+          const V s = math::sigmoid(q), one = math::constant<V>(1);
+          return std::array<V, 2>{g * q * s, g * hj * s * (one + q * (one - s))};
+        },
+        std::tuple{dh, d_at.q}, dh, saved.h, at.q);
+  }
+  linear_backward(backend, dterm, saved.read, w.attention_out.weight,
+                  {.dx = dread,
+                   .dw = dw.attention_out.weight,
+                   .dbias = dw.attention_out.bias,
+                   .accumulate_parameters = true});
+
+  // Attention, the last segment first: the gradient of the banks runs backwards through what was
+  // written.
+  const auto segments = detail::segments_of(c, saved.first_token, time);
+  const index_t top = hds_slots(c.slots)[2];
+  const bool through_memory = dbanks.keys || dbanks.values || segments.size() > 1;
+  const index_t bank = through_memory ? batch * c.slots * d : 1, tops = batch * top * d;
+  scratch<State> bank_space(memory, static_cast<std::size_t>(2 * bank + 2 * tops + batch * d));
+  fill(backend, view<State, 1>{bank_space.data(), {static_cast<index_t>(bank_space.size())}}, 0);
+  const view<State, 3> dkeys{bank_space.data(), {batch, c.slots, d}},
+      dvalues{bank_space.data() + bank, {batch, c.slots, d}};
+  const view<State, 3> dtop_keys{bank_space.data() + 2 * bank, {batch, top, d}},
+      dtop_values{dtop_keys.data_handle() + tops, {batch, top, d}};
+  const view<State, 2> dmean{dtop_values.data_handle() + tops, {batch, d}};
+  for (std::size_t i = segments.size(); i-- > 0;) {
+    const auto& s = segments[i];
+    const auto part = [&](const view<T, 2>& v) {
+      return detail::by_time(v, batch, time).slice(1, s.begin, s.count);
+    };
+    // Nothing after the last segment of this pass reads what it wrote.
+    if (s.writes && i + 1 < segments.size()) {
+      write_summary_backward(dkeys, dvalues, c.write, s.block, dmean);
+      const auto share = static_cast<State>(1.0 / static_cast<double>(c.memory_block));
+      const auto dh_part = part(dh);
+      const view<const State, 3> mean(dmean.data_handle(), dh_part.extents(), {d, 0, 1});
+      transform(
+          backend, [=]<class V>(const V& a, const V& m) { return a + V(share) * m; }, dh_part,
+          dh_part, mean);
+    }
+    const auto keys = saved.top(static_cast<index_t>(i), 0),
+               values = saved.top(static_cast<index_t>(i), 1);
+    attention_backward(backend, part(dread), part(saved.query), keys, values,
+                       detail::probabilities_of(saved.probabilities, s, batch, c.heads), c.heads,
+                       {.dq = part(dquery),
+                        .dk = through_memory ? dtop_keys : view<State, 3>{},
+                        .dv = through_memory ? dtop_values : view<State, 3>{}});
+    if (through_memory) {
+      hds_top_backward(backend, view<const State, 3>(dtop_keys), dkeys);
+      hds_top_backward(backend, view<const State, 3>(dtop_values), dvalues);
+    }
+  }
+  if (dbanks.keys) transform(backend, [](const auto& a) { return a; }, dbanks.keys, dkeys);
+  if (dbanks.values) transform(backend, [](const auto& a) { return a; }, dbanks.values, dvalues);
+  const auto half = []<class V>(const V& g) { return math::constant<V>(0.5) * g; };
+  if (c.output_gate)
+    transform(
+        backend, [=](const auto& a, const auto& g) { return a + half(g); }, d_at.q, d_at.q, dquery);
+  else
+    transform(backend, half, d_at.q, dquery);
+  linear_backward(backend, dquery, saved.h, w.attention_query.weight,
+                  {.dx = dh,
+                   .dw = dw.attention_query.weight,
+                   .dbias = dw.attention_query.bias,
+                   .accumulate_dx = true,
+                   .accumulate_parameters = true});
+
+  const auto recurrent_input = c.convex ? saved.z : at.z;
+  const auto three = [&](const view<T, 2>& v) { return detail::by_time(v, batch, time); };
+  const auto report =
+      recurrence_backward(backend, three(dh), three(recurrent_input), three(saved.gamma),
+                          three(saved.h), w.recurrence(),
+                          {.gates = three(saved.gates),
+                           .dz = three(d_at.z),
+                           .dgamma = three(dgamma),
+                           .dblock = dw.gate.weight,
+                           .dblock_bias = dw.gate.bias,
+                           .dmix = dw.mix.weight,
+                           .dmix_bias = dw.mix.bias,
+                           .initial = view<const State, 2>{saved.initial.data(), {batch, d}},
+                           .accumulate_parameters = true,
+                           .form = c.recurrence});
+  if (c.convex)
+    transform(
+        backend,
+        []<class V>(const V& dz, const V& dg, const V& z, const V& g) {
+          return std::array<V, 2>{dz - g * dz, dg - z * dz};
+        },
+        std::tuple{d_at.z, dgamma}, d_at.z, dgamma, at.z, saved.gamma);
+
+  // gamma; the two factors' gradients reuse dread and dquery.
+  const decay_branch_saved<T> decay{saved.decay_pre, saved.decay_hidden, saved.decay_factor};
+  if (c.decay == decay_kind::mdi) {
+    combine_decay_backward(backend, view<const T, 2>(dgamma), view<const T, 2>(saved.decay_factor),
+                           view<const T, 2>(saved.context_factor), dread, dquery);
+    decay_branch_backward<activation::gelu>(backend, view<const T, 2>(dread),
+                                            view<const T, 2>(at.z), w.decay, decay, dw.decay,
+                                            d_at.z, true);
+    decay_branch_backward<activation::gelu>(
+        backend, view<const T, 2>(dquery), view<const T, 2>(at.k), w.context,
+        decay_branch_saved<T>{saved.context_pre, saved.context_hidden, saved.context_factor},
+        dw.context, d_at.k, false);
+  } else {
+    combine_decay_backward(backend, view<const T, 2>(dgamma), view<const T, 2>(saved.decay_factor),
+                           view<const T, 2>(), dread, view<T, 2>());
+    decay_branch_backward<activation::relu>(backend, view<const T, 2>(dread),
+                                            view<const T, 2>(at.z), w.decay, decay, dw.decay,
+                                            d_at.z, true);
+    fill(backend, d_at.k, 0);
+  }
+
+  // q, k, v, z and norm1; dn1 goes to dsum.
+  linear_backward(
+      backend, dqkvz, saved.n1, w.qkvz.weight,
+      {.dx = dsum, .dw = dw.qkvz.weight, .dbias = dw.qkvz.bias, .accumulate_parameters = true});
+  rms_norm_backward(
+      backend, dsum, x_rows, w.norm1,
+      {.dx = dx_rows, .dw = dw.norm1, .residual = dr, .accumulate_dw = true, .options = c.norm});
+  return report;
+}
+
+}  // namespace mmrec

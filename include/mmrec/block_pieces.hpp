@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the block's forward and backward (block_passes.hpp) share: views of saved activations, the
+// cuts of a pass at memory blocks, what a pass writes to memory.
+#pragma once
+
+#include <mmrec/attention.hpp>
+#include <mmrec/block_parameters.hpp>
+
+namespace mmrec {
+
+template <element T>
+class block_activations;
+
+namespace detail {
+
+/// The tokens of a pass that read one state of the memory: [begin, begin + count) of the pass,
+/// memory block `block`; `writes` if the block ends with them.
+struct segment {
+  index_t begin, count, block;
+  bool writes;
+};
+inline std::vector<segment> segments_of(const block_config& c, index_t first, index_t time) {
+  if (c.update == update::reference || time == 0) return {{0, time, 0, false}};
+  std::vector<segment> result;
+  for (index_t t = 0; t < time;) {
+    const index_t block = (first + t) / c.memory_block, end = (block + 1) * c.memory_block - first;
+    result.push_back({t, std::min(time, end) - t, block, end <= time});
+    t = std::min(time, end);
+  }
+  return result;
+}
+
+template <class F>
+void with_activation(ffn_activation a, const F& f) {
+  switch (a) {
+    case ffn_activation::gelu:
+      return f.template operator()<activation::gelu>();
+    case ffn_activation::relu:
+      return f.template operator()<activation::relu>();
+    case ffn_activation::silu:
+      return f.template operator()<activation::silu>();
+  }
+}
+
+template <class T>
+view<T, 3> by_time(const view<T, 2>& rows, index_t batch, index_t time) {
+  return {rows.data_handle(),
+          {batch, time, rows.extent(1)},
+          {time * rows.stride(0), rows.stride(0), rows.stride(1)}};
+}
+
+/// A segment's part of the saved probabilities.
+template <class T>
+view<T, 4> probabilities_of(const view<T, 2>& all, const segment& s, index_t batch, index_t heads) {
+  const index_t slots = all.extent(1) / heads;
+  return {all.data_handle() + s.begin * batch * heads * slots, {batch, heads, s.count, slots}};
+}
+
+/// result[b, j] += sum over the segment of x, or x += value[b, j]: how h and its block mean meet.
+template <class B, class T, class State>
+void add_time_sum(const B& backend, const view<const T, 3>& x, const view<State, 2>& result) {
+  using V = lanes_of<B, State>;
+  for_each_row(backend, x.extent(0), x.extent(1) * x.extent(2), [&](index_t b) {
+    for_units<V>(x.extent(2), [&](index_t j, std::size_t live) {
+      State* to = &result(b, 0) + j;
+      V total = load_unit<V>(to, live);
+      for (index_t t = 0; t < x.extent(1); ++t) total = total + load_unit<V>(&x(b, t, 0) + j, live);
+      store_unit(to, total, live);
+    });
+  });
+}
+
+/// update::reference: every slot becomes the mean over time of y, the short-term bank the batch
+/// mean of h.
+template <class B, class T, class State>
+void write_reference(const B& backend, const view<const T, 3>& y, const view<const T, 3>& h,
+                     memory_state<State>& state) {
+  using V = lanes_of<B, State>;
+  const auto [batch, time, d] = y.extents();
+  scratch<State> memory(scratch_of(backend), static_cast<std::size_t>(batch * d));
+  const view<State, 2> mean{memory.data(), {batch, d}};
+  fill(backend, mean, 0);
+  add_time_sum(backend, y, mean);
+  transform(
+      backend, [n = time]<class M>(const M& sum) { return sum / M(static_cast<State>(n)); }, mean,
+      mean);
+  transform(
+      backend, []<class M>(const M& m) { return std::array<M, 2>{m, m}; },
+      std::tuple{state.keys_view(), state.values_view()},
+      view<const State, 3>(mean.data_handle(), {batch, state.slots, d}, {d, 0, 1}));
+  const index_t rows = std::min(time, static_cast<index_t>(state.recent.size()) / d);
+  for_each_row(backend, rows, batch * d, [&, sequences = batch, width = d](index_t t) {
+    for_units<V>(width, [&](index_t j, std::size_t live) {
+      V total = math::constant<V>(0);
+      for (index_t b = 0; b < sequences; ++b) total = total + load_unit<V>(&h(b, t, 0) + j, live);
+      store_unit(state.recent.data() + t * width + j, total / V(static_cast<State>(sequences)),
+                 live);
+    });
+  });
+}
+
+template <element T>
+struct block_views {
+  index_t batch, time, d;
+  view<T, 2> q, k, v, z;  // columns of qkvz
+  block_views(const block_config& c, const block_activations<T>& a, const view<T, 2>& qkvz)
+      : batch(a.batch()),
+        time(a.time()),
+        d(c.width),
+        q(qkvz.slice(1, 0, d)),
+        k(qkvz.slice(1, d, d)),
+        v(qkvz.slice(1, 2 * d, d)),
+        z(qkvz.slice(1, 3 * d, d)) {}
+};
+
+inline dropout dropout_of(const block_config& c, bool training, std::uint64_t seed,
+                          std::uint64_t stream) {
+  return {training ? c.dropout : 0.0, seed, stream};
+}
+
+template <class T>
+void check_tokens(const char* function, const char* argument, const view<T, 3>& x, index_t batch,
+                  index_t time, index_t d) {
+  check_dense(function, argument, x, {batch, time, d});
+  if (batch > 1 && time > 0 && x.stride(0) != time * x.stride(1))
+    throw error(function, argument, "rows one stride apart",
+                "a batch stride of " + std::to_string(x.stride(0)));
+}
+template <class T>
+view<T, 2> token_rows(const view<T, 3>& x) {
+  return {x.data_handle(), {x.extent(0) * x.extent(1), x.extent(2)}, {x.stride(1), x.stride(2)}};
+}
+
+template <class State>
+void check_state(const char* function, const block_config& c, const memory_state<State>& s,
+                 index_t batch) {
+  if (s.batch != batch)
+    throw error(function, "state", "a batch of " + std::to_string(batch),
+                "a state of batch " + std::to_string(s.batch));
+  if (s.width != c.width || s.slots != c.slots)
+    throw error(function, "state",
+                "width " + std::to_string(c.width) + " and " + std::to_string(c.slots) + " slots",
+                std::to_string(s.width) + " and " + std::to_string(s.slots));
+}
+
+/// Elementwise a o dropout factor: in place, or as a gradient.
+template <class B, class T>
+void apply_dropout(const B& backend, const dropout& d, const view<T, 2>& x) {
+  using Acc = accumulator_t<T>;
+  if (!d.active()) return;
+  const index_t n = x.extent(1);
+  for_each_row(backend, x.extent(0), 16 * n, [&](index_t i) {
+    for (index_t j = 0; j < n; ++j)
+      store_element(&x(i, j), load_element<Acc>(&x(i, j)) * static_cast<Acc>(d.factor(i * n + j)));
+  });
+}
+
+}  // namespace detail
+
+}  // namespace mmrec

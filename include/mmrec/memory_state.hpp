@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory of the MM-Rec block: the carried hidden state, the long-term bank of key and value slots,
+// and the hierarchy (HDS) that attention reads.
+//
+// HDS: level 0 = the M slots; level l + 1 = the mean over non-overlapping windows of level l; slots
+// M, M/4, M/16, the incomplete last window dropped. Attention reads the top level. M is at
+// least 16.
+//
+// Update policies of a pass over a stretch of tokens:
+//   update::reference  the MM-Rec reference code: h starts at 0 in every pass, and afterwards every
+//                      slot is the mean over time of the block's output. Parity mode: it forgets h
+//                      between passes.
+//   update::stream     h is carried from token to token and pass to pass. Time is cut at absolute
+//                      multiples of `memory_block`; the tokens of a block read the memory as the
+//                      block before left it, and at its end the mean of h over the block is
+//                      written, as key and value: to slot k mod M (write_rule::ring) or to every
+//                      slot as M := 0.99 M + 0.01 mean (decay). The result does not depend on how
+//                      the tokens are cut into passes, to rounding.
+#pragma once
+
+#include <mmrec/loops.hpp>
+#include <mmrec/random.hpp>
+
+#include <array>
+#include <span>
+#include <vector>
+
+namespace mmrec {
+
+enum class update { reference, stream };
+enum class write_rule { ring, decay };
+
+inline constexpr double decay_rule_keep = 0.99;
+
+/// Slots of the three levels: M, M/4, M/16.
+inline std::array<index_t, 3> hds_slots(index_t slots) {
+  if (slots < 16) throw error("hds_slots", "slots", "16 or more", std::to_string(slots));
+  return {slots, slots / 4, slots / 16};
+}
+
+namespace detail {
+inline index_t check_pool(const char* function, index_t from, index_t to) {
+  if (to < 1 || to > from)
+    throw error(function, "next", "between 1 and " + std::to_string(from) + " slots",
+                std::to_string(to));
+  return from / to;
+}
+}  // namespace detail
+
+/// next[b, i] = mean of level[b, i * stride .. (i + 1) * stride), stride = slots / next slots.
+template <backend_tag B, element T>
+void hds_pool(const B& backend, const view<const T, 3>& level, const view<T, 3>& next) {
+  using V = lanes_of<B, accumulator_t<T>>;
+  require_built<B>();
+  const index_t stride = detail::check_pool("hds_pool", level.extent(1), next.extent(1)),
+                d = level.extent(2);
+  check_dense("hds_pool", "level", level, level.extents());
+  check_dense("hds_pool", "next", next, {level.extent(0), next.extent(1), d});
+  check_disjoint("hds_pool", "next", next, "level", level);
+  const V share = math::constant<V>(1.0 / static_cast<double>(stride));
+  const index_t slots = next.extent(1);
+  for_each_row(backend, level.extent(0) * slots, stride * d, [&](index_t i) {
+    const index_t b = i / slots, s = i % slots;
+    for_units<V>(d, [&](index_t j, std::size_t live) {
+      V total = math::constant<V>(0);
+      for (index_t k = 0; k < stride; ++k)
+        total = total + load_unit<V>(&level(b, s * stride + k, 0) + j, live);
+      store_unit(&next(b, s, 0) + j, total * share, live);
+    });
+  });
+}
+
+/// dlevel += its share of dnext.
+template <backend_tag B, element T>
+void hds_pool_backward(const B& backend, const view<const T, 3>& dnext, const view<T, 3>& dlevel) {
+  using V = lanes_of<B, accumulator_t<T>>;
+  require_built<B>();
+  const index_t stride = detail::check_pool("hds_pool_backward", dlevel.extent(1), dnext.extent(1)),
+                d = dlevel.extent(2);
+  check_dense("hds_pool_backward", "dlevel", dlevel, dlevel.extents());
+  check_dense("hds_pool_backward", "dnext", dnext, {dlevel.extent(0), dnext.extent(1), d});
+  check_disjoint("hds_pool_backward", "dlevel", dlevel, "dnext", dnext);
+  const V share = math::constant<V>(1.0 / static_cast<double>(stride));
+  const index_t slots = dnext.extent(1);
+  for_each_row(backend, dlevel.extent(0) * slots, stride * d, [&](index_t i) {
+    const index_t b = i / slots, s = i % slots;
+    for_units<V>(d, [&](index_t j, std::size_t live) {
+      const V g = load_unit<V>(&dnext(b, s, 0) + j, live) * share;
+      for (index_t k = 0; k < stride; ++k) {
+        T* to = &dlevel(b, s * stride + k, 0) + j;
+        store_unit(to, load_unit<V>(to, live) + g, live);
+      }
+    });
+  });
+}
+
+/// From the slots to the top level through level 1.
+template <backend_tag B, element T>
+void hds_top(const B& backend, const view<const T, 3>& slots, const view<T, 3>& top) {
+  const auto levels = hds_slots(slots.extent(1));
+  const index_t batch = slots.extent(0), d = slots.extent(2);
+  scratch<T> memory(scratch_of(backend),
+                    static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
+  const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
+  hds_pool(backend, slots, middle);
+  hds_pool(backend, view<const T, 3>(middle), top);
+}
+
+/// dslots += the gradient of hds_top.
+template <backend_tag B, element T>
+void hds_top_backward(const B& backend, const view<const T, 3>& dtop, const view<T, 3>& dslots) {
+  const auto levels = hds_slots(dslots.extent(1));
+  const index_t batch = dslots.extent(0), d = dslots.extent(2);
+  scratch<T> memory(scratch_of(backend),
+                    static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
+  std::fill_n(memory.data(), memory.size(), T(0));
+  const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
+  hds_pool_backward(backend, dtop, middle);
+  hds_pool_backward(backend, view<const T, 3>(middle), dslots);
+}
+
+/// The state of one block for a batch of sequences: plain data, copied like a value, saved like any
+/// array. State is float or double.
+template <class State>
+struct memory_state {
+  index_t batch = 0, width = 0, slots = 0;
+  index_t tokens = 0;               ///< seen so far, per sequence
+  std::vector<State> hidden;        ///< (batch, D): h after the last token
+  std::vector<State> keys, values;  ///< (batch, slots, D)
+  std::vector<State> sum;           ///< (batch, D): sum of h over the unfinished memory block
+  std::vector<State>
+      recent;  ///< (short slots, D): update::reference only, the batch mean of h by step
+
+  /// h = 0 and banks as given, (slots, D), the same for every sequence.
+  static memory_state make(index_t batch, index_t width, std::span<const State> keys,
+                           std::span<const State> values, index_t short_slots = 0) {
+    check_positive("memory_state", "batch", batch);
+    check_positive("memory_state", "width", width);
+    if (keys.size() != values.size() || keys.size() % static_cast<std::size_t>(width) != 0)
+      throw error("memory_state", "values", std::to_string(keys.size()) + " elements, as keys",
+                  std::to_string(values.size()));
+    memory_state s;
+    s.batch = batch, s.width = width, s.slots = static_cast<index_t>(keys.size()) / width;
+    hds_slots(s.slots);
+    s.hidden.assign(static_cast<std::size_t>(batch * width), State(0));
+    s.sum = s.hidden;
+    for (index_t b = 0; b < batch; ++b) {
+      s.keys.insert(s.keys.end(), keys.begin(), keys.end());
+      s.values.insert(s.values.end(), values.begin(), values.end());
+    }
+    s.recent.assign(static_cast<std::size_t>(short_slots * width), State(0));
+    return s;
+  }
+
+  view<State, 2> hidden_view() { return {hidden.data(), {batch, width}}; }
+  view<State, 2> sum_view() { return {sum.data(), {batch, width}}; }
+  view<State, 3> keys_view() { return {keys.data(), {batch, slots, width}}; }
+  view<State, 3> values_view() { return {values.data(), {batch, slots, width}}; }
+};
+
+/// The initial bank of the MM-Rec model, N(0, 0.02^2), by seed and stream.
+template <class State>
+std::vector<State> initial_bank(index_t slots, index_t width, std::uint64_t seed,
+                                std::uint64_t stream) {
+  std::vector<State> bank(static_cast<std::size_t>(slots * width));
+  for (std::size_t i = 0; i < bank.size(); ++i)
+    bank[i] = static_cast<State>(0.02 * random_normal(seed, stream, i));
+  return bank;
+}
+
+/// Writes the summary of memory block k into the banks.
+template <class State>
+void write_summary(memory_state<State>& s, write_rule rule, index_t block, index_t block_tokens) {
+  const auto keep = static_cast<State>(decay_rule_keep);
+  for (index_t b = 0; b < s.batch; ++b) {
+    State* mean = s.sum.data() + b * s.width;
+    for (index_t j = 0; j < s.width; ++j) mean[j] /= static_cast<State>(block_tokens);
+    for (auto* bank : {&s.keys, &s.values}) {
+      State* to = bank->data() + b * s.slots * s.width;
+      if (rule == write_rule::ring) {
+        std::copy_n(mean, s.width, to + block % s.slots * s.width);
+      } else {
+        for (index_t m = 0; m < s.slots; ++m, to += s.width)
+          for (index_t j = 0; j < s.width; ++j) to[j] = keep * to[j] + (State(1) - keep) * mean[j];
+      }
+    }
+    std::fill_n(mean, s.width, State(0));
+  }
+}
+
+/// From the gradients of the banks after write_summary to those before it (in place), and the
+/// gradient of the mean (batch, D), overwritten.
+template <class State>
+void write_summary_backward(const view<State, 3>& dkeys, const view<State, 3>& dvalues,
+                            write_rule rule, index_t block, const view<State, 2>& dmean) {
+  const auto [batch, slots, width] = dkeys.extents();
+  const bool ring = rule == write_rule::ring;
+  const auto keep = ring ? State(0) : static_cast<State>(decay_rule_keep);
+  const index_t first = ring ? block % slots : 0, last = ring ? first + 1 : slots;
+  for (index_t b = 0; b < batch; ++b) {
+    for (index_t j = 0; j < width; ++j) dmean(b, j) = State(0);
+    for (const auto* bank : {&dkeys, &dvalues})
+      for (index_t m = first; m < last; ++m)
+        for (index_t j = 0; j < width; ++j) {
+          State& d = (*bank)(b, m, j);
+          dmean(b, j) += (State(1) - keep) * d;
+          d = ring ? State(0) : keep * d;
+        }
+  }
+}
+
+}  // namespace mmrec

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+// The MM-Rec language model: embedding, L blocks, a final norm and the embedding again as the head.
+//
+//   x = E[ids];  x = block_i(x), i = 0 .. layers - 1;  logits = norm(x) E^T
+//   loss = mean cross-entropy
+//
+//   ids, targets (batch, time)   logits (batch, time, vocabulary)
+//
+// A `model` is its parameters: one flat array with named parts (a parallel array of gradients has
+// the same layout). A `model_state` is what it remembers of a batch of sequences. A `model_pass` is
+// the working memory of a forward and backward over (batch, time) tokens, allocated once.
+//
+//   model<float> m(config);  m.initialise(seed);
+//   model_pass<float> pass(config, batch, time);
+//   auto state = m.initial_state(batch);
+//   double loss = pass.forward(backend::simd{}, m, ids, targets, state);
+//   pass.backward(backend::simd{}, m, ids, gradients);               // adds to the flat array
+#pragma once
+
+#include <mmrec/block.hpp>
+#include <mmrec/embedding.hpp>
+#include <mmrec/loss.hpp>
+
+#include <span>
+#include <string>
+#include <vector>
+
+namespace mmrec {
+
+struct model_config {
+  index_t vocabulary = 256;
+  index_t layers = 4;
+  block_config block{};
+  bool scaled_residual =
+      false;  ///< initialisation: weights that write to the residual sum times 1/sqrt(2 layers)
+  bool slow_decay = false;  ///< initialisation: the decay's last bias evenly from -1 to 5, memories
+                            ///< of one to a hundred steps
+  std::uint64_t bank_seed =
+      1;  ///< the initial banks are N(0, 0.02^2) by this seed, the same at every evaluation
+};
+
+inline void check_config(const char* function, const model_config& c) {
+  check_positive(function, "vocabulary", c.vocabulary);
+  check_positive(function, "layers", c.layers);
+  check_config(function, c.block);
+}
+
+/// Named parts of the flat array: embedding.weight, blocks.i.*, norm.weight.
+inline std::vector<parameter> model_layout(const model_config& c) {
+  std::vector<parameter> parts{{"embedding.weight", {c.vocabulary, c.block.width}, 0}};
+  index_t offset = parts[0].size();
+  for (index_t i = 0; i < c.layers; ++i) {
+    for (auto part : block_layout(c.block)) {
+      part.name = "blocks." + std::to_string(i) + "." + part.name;
+      part.offset += offset;
+      parts.push_back(std::move(part));
+    }
+    offset += block_size(c.block);
+  }
+  parts.push_back({"norm.weight", {c.block.width}, offset});
+  return parts;
+}
+
+/// What the model remembers of a batch of sequences: one memory per block.
+template <class State>
+struct model_state {
+  std::vector<memory_state<State>> blocks;
+};
+
+template <element T>
+class model {
+ public:
+  using State = accumulator_t<T>;
+
+  explicit model(const model_config& c) : config_(c) {
+    check_config("model", c);
+    layout_ = model_layout(c);
+    parameters_.resize(static_cast<std::size_t>(layout_.back().offset + layout_.back().size()));
+    for (index_t i = 0; i < c.layers; ++i)
+      for (std::uint64_t which : {0u, 1u})
+        banks_.push_back(initial_bank<State>(c.block.slots, c.block.width, c.bank_seed,
+                                             2 * static_cast<std::uint64_t>(i) + which));
+  }
+
+  const model_config& config() const { return config_; }
+  const std::vector<parameter>& layout() const { return layout_; }
+  std::vector<T>& parameters() { return parameters_; }
+  const std::vector<T>& parameters() const { return parameters_; }
+  /// Key (0) or value (1) slots of block i at the start of a sequence, (slots, D).
+  std::vector<State>& bank(index_t i, index_t which) {
+    return banks_[static_cast<std::size_t>(2 * i + which)];
+  }
+
+  /// Weights and biases U(+-1/sqrt(fan_in)), norms 1, embedding U(+-1/sqrt(D)); the same on every
+  /// machine.
+  void initialise(std::uint64_t seed) {
+    for (std::size_t k = 0; k < layout_.size(); ++k) {
+      const auto& part = layout_[k];
+      const bool norm = part.name.find("norm") != std::string::npos;
+      // A bias follows its weight (the four of qkvz their four weights); all of them have fan-in
+      // shape[1].
+      index_t fan_in = config_.block.width;
+      if (part.shape.size() == 2)
+        fan_in = part.shape[1];
+      else if (!norm)
+        fan_in = weight_of(k).shape[1];
+      double bound = 1 / std::sqrt(static_cast<double>(fan_in));
+      if (config_.scaled_residual && writes_residual(part.name))
+        bound /= std::sqrt(2.0 * static_cast<double>(config_.layers));
+      for (index_t i = 0; i < part.size(); ++i) {
+        const double u = random_uniform(seed, k, static_cast<std::uint64_t>(i));
+        store_element(&parameters_[static_cast<std::size_t>(part.offset + i)],
+                      static_cast<State>(norm ? 1.0 : bound * (2 * u - 1)));
+      }
+      const bool last_of_decay =
+          part.name.ends_with("mdi.W_gamma.2.bias") || part.name.ends_with("W_gamma_up.bias");
+      if (config_.slow_decay && last_of_decay)
+        for (index_t i = 0; i < part.size(); ++i)
+          store_element(&parameters_[static_cast<std::size_t>(part.offset + i)],
+                        static_cast<State>(-1 + 6 * (static_cast<double>(i) + 0.5) /
+                                                    static_cast<double>(part.size())));
+    }
+  }
+
+  model_state<State> initial_state(index_t batch) const {
+    model_state<State> s;
+    for (std::size_t i = 0; i < banks_.size(); i += 2)
+      s.blocks.push_back(memory_state<State>::make(batch, config_.block.width, banks_[i],
+                                                   banks_[i + 1], config_.block.short_slots));
+    return s;
+  }
+
+  /// The same in place: sequences that begin anew write their memory, but allocate none.
+  template <backend_tag B>
+  void restart(const B& backend, model_state<State>& s, index_t batch) const {
+    if (s.blocks.size() != static_cast<std::size_t>(config_.layers) || s.blocks[0].batch != batch) {
+      s = initial_state(batch);
+      return;
+    }
+    const index_t slots = config_.block.slots, d = config_.block.width;
+    for (std::size_t i = 0; i < s.blocks.size(); ++i) {
+      auto& memory = s.blocks[i];
+      detail::check_state("restart", config_.block, memory, batch);
+      memory.tokens = 0;
+      for (auto* part : {&memory.hidden, &memory.sum, &memory.recent})
+        std::fill(part->begin(), part->end(), State(0));
+      const auto bank = [&](std::size_t which) {  // the same for every sequence
+        return view<const State, 3>(banks_[2 * i + which].data(), {batch, slots, d}, {0, d, 1});
+      };
+      transform(
+          backend, []<class V>(const V& k, const V& v) { return std::array<V, 2>{k, v}; },
+          std::tuple{memory.keys_view(), memory.values_view()}, bank(0), bank(1));
+    }
+  }
+
+  template <class U>  // T* or const T*
+  block_parameters<U> block(U* base, index_t i) const {
+    return {config_.block,
+            base + config_.vocabulary * config_.block.width + i * block_size(config_.block)};
+  }
+  template <class U>
+  view<U, 2> table(U* base) const {
+    return {base, {config_.vocabulary, config_.block.width}};
+  }
+  template <class U>
+  view<U, 1> final_norm(U* base) const {
+    return {base + layout_.back().offset, {config_.block.width}};
+  }
+
+ private:
+  static bool writes_residual(const std::string& name) {
+    return name.ends_with("ffn.3.weight") || name.ends_with("multi_mem_attention.W_o.weight") ||
+           name.ends_with("W_out.weight");
+  }
+  const parameter& weight_of(std::size_t bias) const {
+    const std::string stem =
+        layout_[bias].name.substr(0, layout_[bias].name.size() - std::string("bias").size());
+    for (const auto& part : layout_)
+      if (part.name == stem + "weight") return part;
+    throw error("model", "layout", "a weight for every bias", layout_[bias].name);
+  }
+
+  model_config config_;
+  std::vector<parameter> layout_;
+  std::vector<T> parameters_;
+  std::vector<std::vector<State>> banks_;
+};
+
+template <element T>
+class model_pass {
+ public:
+  using State = accumulator_t<T>;
+
+  model_pass(const model_config& c, index_t batch, index_t time)
+      : batch_(batch), time_(time), d_(c.block.width), v_(c.vocabulary) {
+    check_config("model_pass", c);
+    for (index_t i = 0; i < c.layers; ++i) blocks_.emplace_back(c.block, batch, time);
+    const index_t tokens = batch * time;
+    x_.resize(static_cast<std::size_t>((c.layers + 1) * tokens * d_));
+    normed_.resize(static_cast<std::size_t>(tokens * d_));
+    logits_.resize(static_cast<std::size_t>(tokens * v_));
+  }
+
+  index_t batch() const { return batch_; }
+  index_t time() const { return time_; }
+  /// (batch, time, vocabulary); after `forward` with targets and training they hold the loss's
+  /// gradient.
+  view<T, 3> logits() { return {logits_.data(), {batch_, time_, v_}}; }
+  const recurrence_report& report() const { return report_; }
+
+  /// Logits only. Advances the state. Ids outside the vocabulary are an error before anything is
+  /// written.
+  template <backend_tag B, std::integral Id>
+  void forward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
+               model_state<State>& state, const block_dropout& drop = {}) {
+    check(m, ids, state);
+    const auto& c = m.config();
+    const T* w = m.parameters().data();
+    embedding(backend, flat(ids), m.table(w), rows(0));
+    report_ = {};
+    for (index_t i = 0; i < c.layers; ++i) {
+      block_dropout mine = drop;
+      mine.stream += 3 * static_cast<std::uint64_t>(i);
+      const auto r = block_forward(backend, c.block, m.block(w, i), view<const T, 3>(tokens(i)),
+                                   tokens(i + 1), state.blocks[static_cast<std::size_t>(i)],
+                                   blocks_[static_cast<std::size_t>(i)], mine);
+      report_ = {r.solver, report_.windows + r.windows, std::max(report_.sweeps, r.sweeps),
+                 report_.sequential_steps + r.sequential_steps};
+    }
+    rms_norm(backend, rows(c.layers), m.final_norm(w), normed(), c.block.norm);
+    linear(backend, normed(), m.table(w), flat_logits());
+  }
+
+  /// Loss; with `for_backward` the logits become its gradient times `scale`.
+  template <backend_tag B, std::integral Id>
+  double forward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
+                 const view<const Id, 2>& targets, model_state<State>& state,
+                 bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
+    check_view("model_pass::forward", "targets", targets, {batch_, time_});
+    for (index_t b = 0; b < batch_; ++b)
+      for (index_t t = 0; t < time_; ++t)
+        if (const auto id = static_cast<std::int64_t>(targets(b, t));
+            id != -100 && (id < 0 || id >= v_))
+          throw error("model_pass::forward", "targets",
+                      "ids in [0, " + std::to_string(v_) + ") or -100", std::to_string(id));
+    forward(backend, m, ids, state, drop);
+    return cross_entropy(backend, flat_logits(), flat(targets),
+                         {.dlogits = for_backward ? flat_logits() : view<T, 2>{}, .scale = scale});
+  }
+
+  /// Adds the gradients of the last forward to `gradients`, a flat array of the parameters' layout.
+  /// `dbanks`, if not empty, receives the gradients of every block's banks.
+  template <backend_tag B, std::integral Id>
+  void backward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
+                std::span<T> gradients, std::span<const bank_gradients<State>> dbanks = {}) {
+    if (gradients.size() != m.parameters().size())
+      throw error("model_pass::backward", "gradients",
+                  std::to_string(m.parameters().size()) + " elements",
+                  std::to_string(gradients.size()));
+    const auto& c = m.config();
+    if (!dbanks.empty() && dbanks.size() != static_cast<std::size_t>(c.layers))
+      throw error("model_pass::backward", "dbanks", std::to_string(c.layers) + " entries",
+                  std::to_string(dbanks.size()));
+    if (batch_ * time_ == 0) {
+      for (const auto& d : dbanks) {
+        if (d.keys) fill(backend, d.keys, 0);
+        if (d.values) fill(backend, d.values, 0);
+      }
+      return;
+    }
+    const T* w = m.parameters().data();
+    T* g = gradients.data();
+    scratch<T> space(scratch_of(backend), static_cast<std::size_t>(2 * batch_ * time_ * d_));
+    view<T, 3> dx{space.data(), {batch_, time_, d_}},
+        dnext{space.data() + batch_ * time_ * d_, {batch_, time_, d_}};
+    linear_backward(
+        backend, flat_logits(), normed(), m.table(w),
+        {.dx = detail::token_rows(dnext), .dw = m.table(g), .accumulate_parameters = true});
+    rms_norm_backward(backend, detail::token_rows(dnext), rows(c.layers), m.final_norm(w),
+                      {.dx = detail::token_rows(dx),
+                       .dw = m.final_norm(g),
+                       .accumulate_dw = true,
+                       .options = c.block.norm});
+    for (index_t i = c.layers; i-- > 0;) {
+      std::swap(dx, dnext);
+      block_backward(
+          backend, c.block, m.block(w, i), view<const T, 3>(tokens(i)), view<const T, 3>(dnext),
+          blocks_[static_cast<std::size_t>(i)], m.block(g, i), dx,
+          dbanks.empty() ? bank_gradients<State>{} : dbanks[static_cast<std::size_t>(i)]);
+    }
+    embedding_backward(backend, detail::token_rows(dx), flat(ids), m.table(g));
+  }
+
+ private:
+  template <std::integral Id>
+  void check(const model<T>& m, const view<const Id, 2>& ids, const model_state<State>& state) {
+    const char* function = "model_pass::forward";
+    if (m.config().block.width != d_ || m.config().vocabulary != v_ ||
+        m.config().layers != static_cast<index_t>(blocks_.size()))
+      throw error(function, "model", "the configuration this pass was made for", "another");
+    check_view(function, "ids", ids, {batch_, time_});
+    check_ids(function, "ids", flat(ids), v_);
+    if (state.blocks.size() != blocks_.size())
+      throw error(function, "state", std::to_string(blocks_.size()) + " blocks",
+                  std::to_string(state.blocks.size()));
+    for (const auto& s : state.blocks) detail::check_state(function, m.config().block, s, batch_);
+  }
+  template <class Id>
+  view<const Id, 1> flat(const view<const Id, 2>& v) const {
+    if (v.size() > 1 && (v.stride(1) != 1 || (v.extent(0) > 1 && v.stride(0) != v.extent(1))))
+      throw error("model_pass", "ids", "a row-major array", "other strides");
+    return {v.data_handle(), {v.size()}};
+  }
+  view<T, 3> tokens(index_t i) {
+    return {x_.data() + i * batch_ * time_ * d_, {batch_, time_, d_}};
+  }
+  view<T, 2> rows(index_t i) { return detail::token_rows(tokens(i)); }
+  view<T, 2> normed() { return {normed_.data(), {batch_ * time_, d_}}; }
+  view<T, 2> flat_logits() { return {logits_.data(), {batch_ * time_, v_}}; }
+
+  index_t batch_, time_, d_, v_;
+  std::vector<block_activations<T>> blocks_;
+  std::vector<T> x_, normed_, logits_;
+  recurrence_report report_{};
+};
+
+}  // namespace mmrec

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), gradient norm and clipping, and
+// the warm-up and cosine schedule. A model's parameters are one flat array and so are its gradients
+// and moments: each of these is one call.
+//
+//   m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
+//   w = w - rate (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay w)
+#pragma once
+
+#include <mmrec/loops.hpp>
+#include <mmrec/transform.hpp>
+
+#include <cmath>
+
+namespace mmrec {
+
+struct adamw_options {
+  double rate = 1e-3;
+  double beta1 = 0.9, beta2 = 0.999;
+  double epsilon = 1e-8;
+  double decay = 0.01;
+  double gradient_scale =
+      1;             ///< multiplies every gradient first: clipping without a pass of its own
+  index_t step = 1;  ///< t, counted from 1
+};
+
+/// One update of a flat array. Errors: shapes, a step below 1, betas outside [0, 1).
+template <backend_tag B, element T>
+void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, const view<T, 1>& m,
+           const view<T, 1>& v, const adamw_options& o) {
+  check_view("adamw", "w", w, w.extents());
+  check_view("adamw", "g", g, w.extents());
+  check_view("adamw", "m", m, w.extents());
+  check_view("adamw", "v", v, w.extents());
+  if (o.step < 1) throw error("adamw", "step", "1 or more", std::to_string(o.step));
+  check_rate("adamw", "beta1", o.beta1);
+  check_rate("adamw", "beta2", o.beta2);
+  const double c1 = 1 / (1 - std::pow(o.beta1, static_cast<double>(o.step)));
+  const double c2 = 1 / (1 - std::pow(o.beta2, static_cast<double>(o.step)));
+  transform(
+      backend,
+      [=]<class V>(const V& w0, const V& g0, const V& m0, const V& v0) {
+        const V gradient = g0 * math::constant<V>(o.gradient_scale);
+        const V m1 = m0 * math::constant<V>(o.beta1) + gradient * math::constant<V>(1 - o.beta1);
+        const V v1 =
+            v0 * math::constant<V>(o.beta2) + gradient * gradient * math::constant<V>(1 - o.beta2);
+        const V direction = m1 * math::constant<V>(c1) /
+                            (math::sqrt(v1 * math::constant<V>(c2)) + math::constant<V>(o.epsilon));
+        return std::array<V, 3>{
+            w0 - math::constant<V>(o.rate) * (direction + math::constant<V>(o.decay) * w0), m1, v1};
+      },
+      std::tuple{w, m, v}, w, g, m, v);
+}
+
+/// Euclidean norm of a flat array, summed in double: blocks of 4096 in order, 16 interleaved sums
+/// in each. NaN if any element is.
+template <backend_tag B, element T>
+double norm2(const B& backend, const view<const T, 1>& g) {
+  check_dense("norm2", "g", g, g.extents());
+  constexpr index_t block = 4096;
+  constexpr std::size_t lanes = 16;  // of every backend and architecture: the bits are the same
+  const index_t blocks = (g.size() + block - 1) / block;
+  scratch<double> partial(scratch_of(backend),
+                          static_cast<std::size_t>(std::max<index_t>(1, blocks)));
+  for_each_row(backend, blocks, block, [&](index_t i) {
+    std::array<double, lanes> sums{};
+    const T* from = g.data_handle() + i * block;
+    const auto n = static_cast<std::size_t>(std::min(block, g.size() - i * block));
+    const auto add = [&](std::size_t lane, const T* x) {
+      const auto value = static_cast<double>(load_element<accumulator_t<T>>(x));
+      sums[lane] += value * value;
+    };
+    std::size_t j = 0;
+    for (; j + lanes <= n; j += lanes)
+      for (std::size_t lane = 0; lane < lanes; ++lane) add(lane, from + j + lane);
+    for (; j < n; ++j) add(j % lanes, from + j);
+    double& total = partial[static_cast<std::size_t>(i)];
+    total = 0;
+    for (const double sum : sums) total += sum;
+  });
+  double total = 0;
+  for (index_t i = 0; i < blocks; ++i) total += partial[static_cast<std::size_t>(i)];
+  return std::sqrt(total);
+}
+
+/// The factor that brings a gradient of this norm down to `limit` (0: no limit).
+inline double clip_factor(double norm, double limit) {
+  return limit > 0 && norm > limit ? limit / norm : 1.0;
+}
+
+/// Linear warm-up from 0 to `peak` over `warmup` steps, then a cosine down to `floor` at step
+/// `total`.
+struct cosine_schedule {
+  double peak = 1e-3, floor = 1e-4;
+  index_t warmup = 100, total = 2000;
+  double operator()(index_t step) const {  // step counted from 1
+    if (step < warmup) return peak * static_cast<double>(step) / static_cast<double>(warmup);
+    if (step >= total || total <= warmup) return floor;
+    const double progress =
+        static_cast<double>(step - warmup) / static_cast<double>(total - warmup);
+    return floor + (peak - floor) * 0.5 * (1 + std::cos(3.14159265358979323846 * progress));
+  }
+};
+
+}  // namespace mmrec
