@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// The model with Eigen::bfloat16 storage.
+#include <Eigen/Core>
+
+#include "support/catch.hpp"
+#include "support/half_model.hpp"
+
+TEST_CASE("model in bfloat16: forward and backward are those of float to its precision",
+          "[components][gradients]") {
+  mmrec::testing::check_close_to_float<Eigen::bfloat16>();
+}
+
+TEST_CASE("model in bfloat16: training lowers the loss", "[components]") {
+  mmrec::testing::check_training<Eigen::bfloat16>();
+}

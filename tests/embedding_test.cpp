@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Embedding: rows by id, exactly; the gradient as sums in the order of rows; thread counts; what is
+// refused.
+#include <mmrec/embedding.hpp>
+
+#include <Eigen/Core>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/message_of.hpp"
+#include "support/numeric.hpp"
+
+using namespace mmrec;
+using namespace mmrec::testing;
+
+namespace {
+
+template <class Id>
+std::vector<Id> random_ids(index_t rows, index_t vocabulary, std::uint64_t seed) {
+  random_source random(seed);
+  std::vector<Id> result;
+  for (index_t i = 0; i < rows; ++i)
+    result.push_back(static_cast<Id>(random.integer(0, vocabulary - 1)));
+  return result;
+}
+
+template <class T>
+std::vector<double> doubles(const std::vector<T>& v) {
+  std::vector<double> result;
+  for (const T x : v) result.push_back(static_cast<double>(x));
+  return result;
+}
+
+template <class T, class Id, class Backend>
+void check_embedding(const Backend& backend, index_t rows, index_t vocabulary, index_t n,
+                     std::uint64_t seed) {
+  CAPTURE(rows, vocabulary, n, seed);
+  const auto id = random_ids<Id>(rows, vocabulary, seed);
+  const view<const Id, 1> ids{id.data(), {rows}};
+  const index_t pitch = n + 2;
+  const auto table = random_vector<T>(vocabulary * pitch, seed + 1),
+             dy = random_vector<T>(rows * pitch, seed + 2);
+  auto y = random_vector<T>(rows * pitch, seed + 3),
+       dtable = random_vector<T>(vocabulary * pitch, seed + 4);
+  auto expected = y;
+  const auto before = dtable;
+  embedding(backend, ids, view<const T, 2>(table.data(), {vocabulary, n}, {pitch, 1}),
+            view<T, 2>(y.data(), {rows, n}, {pitch, 1}));
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < n; ++j)
+      expected[static_cast<std::size_t>(i * pitch + j)] = table[static_cast<std::size_t>(
+          static_cast<index_t>(id[static_cast<std::size_t>(i)]) * pitch + j)];
+  CHECK(doubles(y) == doubles(expected));
+
+  embedding_backward(backend, view<const T, 2>(dy.data(), {rows, n}, {pitch, 1}), ids,
+                     view<T, 2>(dtable.data(), {vocabulary, n}, {pitch, 1}));
+  // Each addition rounds to the element type, in the order of rows: that is exact to repeat.
+  auto sums = before;
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < n; ++j) {
+      T& sum = sums[static_cast<std::size_t>(
+          static_cast<index_t>(id[static_cast<std::size_t>(i)]) * pitch + j)];
+      using Acc = accumulator_t<T>;
+      sum = static_cast<T>(static_cast<Acc>(sum) +
+                           static_cast<Acc>(dy[static_cast<std::size_t>(i * pitch + j)]));
+    }
+  CHECK(doubles(dtable) == doubles(sums));
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("embedding: values and gradients", "[components]", float, double, Eigen::half,
+                   Eigen::bfloat16) {
+  using T = TestType;
+  for (const index_t n : {1, 7, 8, 16, 17, 31, 64, 65, 130})
+    for (const index_t rows : {0, 1, 5, 200})
+      for (const index_t vocabulary : {1, 3, 97}) {
+        const auto seed = static_cast<std::uint64_t>(1000 * n + 10 * rows + vocabulary);
+        check_embedding<T, std::int64_t>(backend::reference{}, rows, vocabulary, n, seed);
+        check_embedding<T, std::int64_t>(backend::simd{}, rows, vocabulary, n, seed);
+        check_embedding<T, std::int32_t>(backend::simd{.threads = 3}, rows, vocabulary, n, seed);
+      }
+  // Enough elements for several threads, and a strip of columns each.
+  for (const unsigned threads : {1u, 2u, 8u}) {
+    check_embedding<T, std::int64_t>(backend::simd{.threads = threads}, 400, 50, 300, 7);
+    check_embedding<T, std::int64_t>(backend::simd{.threads = threads}, 400, 1, 300, 8);
+  }
+}
+
+TEST_CASE("embedding_backward: finite differences", "[gradients]") {
+  const std::vector<std::int64_t> id{2, 0, 2, 1, 2};
+  const view<const std::int64_t, 1> ids{id.data(), {5}};
+  const index_t n = 3;
+  const auto table = random_vector<double>(4 * n, 1), dy = random_vector<double>(5 * n, 2);
+  std::vector<double> dtable(table.size(), 0.0);
+  embedding_backward(backend::simd{}, view<const double, 2>(dy.data(), {5, n}), ids,
+                     view<double, 2>(dtable.data(), {4, n}));
+  const auto f = [&](const std::vector<double>& e) {
+    std::vector<double> y(dy.size());
+    embedding(backend::simd{}, ids, view<const double, 2>(e.data(), {4, n}),
+              view<double, 2>(y.data(), {5, n}));
+    double sum = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) sum += dy[i] * y[i];
+    return sum;
+  };
+  CHECK(max_relative_error(dtable, finite_difference_gradient(f, table)) < 1e-10);
+}
+
+TEST_CASE("embedding: ids with a stride", "[components]") {
+  const std::vector<std::int32_t> id{0, 9, 2, 9, 1, 9};
+  const std::vector<float> table{1, 2, 3};
+  std::vector<float> y(3);
+  embedding(backend::simd{}, view<const std::int32_t, 1>(id.data(), {3}, {2}),
+            view<const float, 2>(table.data(), {3, 1}), view<float, 2>(y.data(), {3, 1}));
+  CHECK(y == std::vector<float>{1, 3, 2});
+}
+
+TEST_CASE("embedding errors", "[errors]") {
+  std::vector<float> memory(200, -7.0F);
+  const auto before = memory;
+  const auto at = [&](index_t offset, std::array<index_t, 2> e) {
+    return view<float, 2>(memory.data() + offset, e);
+  };
+  const std::vector<std::int64_t> good{0, 3, 1};
+  const auto ids = [](const auto& v) {
+    return view<const std::int64_t, 1>(v.data(), {static_cast<index_t>(v.size())});
+  };
+  const auto refused = [&](const auto& call, std::initializer_list<std::string_view> words) {
+    CHECK(says(message_of<error>([&] { call(backend::reference{}); }), words));
+    CHECK(says(message_of<error>([&] { call(backend::simd{}); }), words));
+    CHECK(memory == before);
+  };
+  const auto forward = [&](auto id, auto table, auto y,
+                           std::initializer_list<std::string_view> words) {
+    refused([&](const auto& on) { embedding(on, id, table, y); }, words);
+  };
+  const auto backward = [&](auto dy, auto id, auto dtable,
+                            std::initializer_list<std::string_view> words) {
+    refused([&](const auto& on) { embedding_backward(on, dy, id, dtable); }, words);
+  };
+  const auto table = at(0, {4, 5}), y = at(40, {3, 5});
+  for (const std::int64_t bad : {std::int64_t{-1}, std::int64_t{4}, std::int64_t{1} << 40}) {
+    const std::vector<std::int64_t> wrong{0, 1, bad};
+    forward(ids(wrong), table, y,
+            {"embedding", ": ids:", "[0, 4)", std::to_string(bad), "index 2"});
+    backward(y, ids(wrong), table,
+             {"embedding_backward", ": ids:", "[0, 4)", std::to_string(bad), "index 2"});
+  }
+  forward(ids(good), table, at(40, {3, 4}), {"embedding", ": y:", "(3, 5)", "(3, 4)"});
+  forward(ids(good), table, at(40, {2, 5}), {"embedding", ": y:", "(3, 5)", "(2, 5)"});
+  forward(view<const std::int64_t, 1>(nullptr, {3}), table, y, {"embedding", ": ids:", "null"});
+  forward(ids(good), view<float, 2>(nullptr, {4, 5}), y, {"embedding", ": table:", "null"});
+  forward(ids(good), view<float, 2>(memory.data(), {4, 5}, {1, 4}), y,
+          {"embedding", ": table:", "unit stride"});
+  forward(ids(good), table, at(19, {3, 5}), {"embedding", ": y:", "apart from table"});
+  forward(ids(good), table, view<float, 2>(memory.data() + 40, {3, 5}, {0, 1}),
+          {"embedding", ": y:", "its own place"});
+  backward(at(40, {2, 5}), ids(good), table, {"embedding_backward", ": dy:", "(3, 5)", "(2, 5)"});
+  backward(at(19, {3, 5}), ids(good), table, {"embedding_backward", ": dtable:", "apart from dy"});
+  backward(y, ids(good), view<float, 2>(memory.data(), {4, 5}, {0, 1}),
+           {"embedding_backward", ": dtable:", "its own place"});
+  backward(y, ids(good), view<float, 2>(nullptr, {4, 5}),
+           {"embedding_backward", ": dtable:", "null"});
+}
