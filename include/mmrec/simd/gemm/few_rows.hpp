@@ -62,6 +62,7 @@ inline constexpr index_t kept_bytes = 16384;
 template <class V, std::size_t Rows, std::size_t Columns, class A, class B>
 void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t first, index_t live,
                   V* result) {
+  static_assert(lanes<V> % Columns == 0, "mmrec: a batch of results is made of whole groups");
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr index_t piece = kept_bytes / static_cast<index_t>(Rows * sizeof(V)) * w;
   const index_t depth = b.extent(0);
@@ -109,12 +110,13 @@ void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const
                       const Epilogue& epilogue) {
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr bool many = registers<V> == 32;
+  constexpr std::size_t four = std::min<std::size_t>(4, lanes<V>);  // SSE2 has two doubles
   const index_t rows = a.extent(0), columns = b.extent(1);
   const index_t height = rows <= 2 ? rows : rows <= 4 || !many ? 4 : 8;
   const dense_rows<V, A> x(memory, a, (rows + height - 1) / height * height);
-  auto* dots = &dot_products<V, 1, 4, A, B>;
-  if (height == 2) dots = &dot_products<V, 2, 4, A, B>;
-  if (height == 4) dots = &dot_products < V, 4, many ? 4 : 2, A, B > ;
+  auto* dots = &dot_products<V, 1, four, A, B>;
+  if (height == 2) dots = &dot_products<V, 2, four, A, B>;
+  if (height == 4) dots = &dot_products<V, 4, (many ? four : 2), A, B>;
   if constexpr (many)
     if (height == 8) dots = &dot_products<V, 8, 2, A, B>;
   parallel_for(b.extent(0) * columns < serial_matrix ? 1 : threads, (columns + w - 1) / w,
