@@ -4,26 +4,15 @@
 // need.
 #include <mmrec/scan.hpp>
 
-#include <tuple>
 #include <type_traits>
 #include <vector>
 
+#include "support/architectures.hpp"
 #include "support/catch.hpp"
 #include "support/scan_harness.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
-
-namespace {
-
-template <class... Arch>
-using allowed = decltype(std::tuple_cat(
-    std::declval<std::conditional_t<Arch::supported(), std::tuple<Arch>, std::tuple<>>>()...));
-using architectures = allowed<xsimd::sse2, xsimd::fma3<xsimd::avx2>, xsimd::neon64>;
-using all_architectures = std::conditional_t<(std::tuple_size_v<architectures> > 0), architectures,
-                                             std::tuple<xsimd::default_arch>>;
-
-}  // namespace
 
 TEMPLATE_LIST_TEST_CASE("scan: on this architecture", "[components][scan]", all_architectures) {
   const backend::simd_for<TestType> on{.threads = 2};
