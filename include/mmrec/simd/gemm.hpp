@@ -4,8 +4,8 @@
 // copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows.hpp.
 //
 // A task is a block of C: up to 144 rows and 16 panels of columns. It runs through K in passes of
-// 2 KiB; in a pass each panel of B meets every tile of A's rows. A finished panel of C goes batch
-// by batch to `epilogue(row, column, lanes, live)`, which owns the store: nothing is written twice.
+// 2 KiB; in a pass each panel of B meets every tile of A's rows. A finished tile of C goes batch
+// by batch to `epilogue(row, column, lanes, live)`, which owns the store (gemm/results.hpp).
 //
 // Only B has to be contiguous along columns, and where it is not, packing transposes it. For
 // y = x W^T either factor could be that one: C^T = B^T A^T is the same product with the roles
@@ -18,10 +18,6 @@
 #include <mmrec/simd/gemm/few_rows.hpp>
 
 namespace mmrec::simd {
-
-struct gemm_range {
-  index_t row, rows, column, columns;
-};
 
 /// Rows of C that are transposed at a time: whole tiles and whole batches.
 template <class V>
@@ -56,16 +52,14 @@ const typename V::value_type* turn(const typename V::value_type* panel,
   return to;
 }
 
-/// One block of A B on the calling thread. With `flip` the factors are those of C^T, and epilogue
-/// is called for C.
-template <class V, class A, class B, class Epilogue>
+/// One block of A B on the calling thread. With `flip` the factors are those of C^T, and results
+/// are handed over for C.
+template <class V, class A, class B>
 void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
-                typename V::value_type* work, const Epilogue& shared_epilogue) {
+                typename V::value_type* work, const results<V>& finish) {
   using tuning = gemm_tuning<V>;
   using Acc = typename V::value_type;
   constexpr index_t width = tuning::columns;
-  constexpr auto w = static_cast<index_t>(lanes<V>);
-  const Epilogue epilogue = shared_epilogue;  // a copy that no store can change: stays in registers
   const index_t depth = b.depth();
   Acc* left_space = work;
   Acc* turned = left_space + left_block<V, A>::space_size;
@@ -88,16 +82,11 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
         const index_t end = std::min(at.rows, r + tuning::rows);
         if (pass + 1 < passes || (flip && end < at.rows && end % turned_rows<V> != 0)) continue;
         const Acc* from = c + done * width;
-        if (flip) from = turn<V>(from, turned);
-        const index_t stride = flip ? turned_rows<V> : width,
-                      row = flip ? at.column + j : at.row + done,
-                      rows = flip ? columns : end - done,
-                      column = flip ? at.row + done : at.column + j,
-                      length = flip ? end - done : columns;
-        for (index_t i = 0; i < rows; ++i)
-          for (index_t q = 0; q < length; q += w)
-            epilogue(row + i, column + q, V::load_unaligned(from + i * stride + q),
-                     static_cast<std::size_t>(std::min(w, length - q)));
+        if (flip)
+          finish({at.column + j, columns, at.row + done, end - done}, turn<V>(from, turned),
+                 turned_rows<V>);
+        else
+          finish({at.row + done, end - done, at.column + j, columns}, from, width);
         done = end;
       }
     }
@@ -126,9 +115,9 @@ double gemm_cost(const A& a, const B& b, bool flip) {
 }
 
 /// All of A B by blocks, for packed or unpacked B.
-template <class V, class A, class B, class Epilogue>
+template <class V, class A, class B>
 void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
-                 bool flip, const Epilogue& epilogue) {
+                 bool flip, const results<V>& finish) {
   using tuning = gemm_tuning<V>;
   constexpr double serial_multiplies = 1e5;  // below this one thread does it all
   const index_t rows = a.extent(0), columns = b.columns();
@@ -159,20 +148,20 @@ void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a
       gemm_block<V>(a, b,
                     {row, std::min(block_rows, rows - row), column,
                      std::min(block_columns, columns - column)},
-                    flip, work.data() + static_cast<std::size_t>(worker) * space, epilogue);
+                    flip, work.data() + static_cast<std::size_t>(worker) * space, finish);
     }
   });
 }
 
 /// Packs B where several blocks of rows use it.
-template <class V, class A, class B, class Epilogue>
+template <class V, class A, class B>
 void gemm_packing(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
-                  bool flip, const Epilogue& epilogue) {
+                  bool flip, const results<V>& finish) {
   if (a.extent(0) <= gemm_tuning<V>::block_rows)
-    return gemm_blocks<V>(threads, memory, a, unpacked_matrix<V, B>(b), flip, epilogue);
+    return gemm_blocks<V>(threads, memory, a, unpacked_matrix<V, B>(b), flip, finish);
   packed_matrix<V> packed(memory, b.extent(0), b.extent(1));
   packed.pack(b, thread_count(threads));
-  gemm_blocks<V>(threads, memory, a, packed, flip, epilogue);
+  gemm_blocks<V>(threads, memory, a, packed, flip, finish);
 }
 
 }  // namespace detail
@@ -182,7 +171,7 @@ template <class V, class A, class Epilogue>
 void gemm(unsigned threads, std::pmr::memory_resource* memory, const A& a,
           const packed_matrix<V>& b, const Epilogue& epilogue) {
   if (a.extent(0) == 0 || b.columns() == 0) return;
-  detail::gemm_blocks<V>(threads, memory, a, b, false, epilogue);
+  detail::gemm_blocks<V>(threads, memory, a, b, false, results<V>(epilogue));
 }
 
 /// All of A B.
@@ -192,18 +181,19 @@ void gemm(unsigned threads, std::pmr::memory_resource* memory, const A& a, const
   const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1);
   constexpr index_t few_steps = few_rows;
   if (rows == 0 || columns == 0) return;
+  const results<V> finish(epilogue);
   if constexpr (requires { b.at(0, 0); }) {
     if (rows <= few_rows && depth > 0 && b.stride(0) == 1)
-      return multiply_by_dots<V>(threads, memory, a, b, epilogue);
+      return multiply_by_dots<V>(threads, memory, a, b, finish);
     if (rows <= few_rows && depth > 0 && b.stride(1) == 1)
-      return multiply_by_updates<V>(threads, memory, a, b, epilogue);
+      return multiply_by_updates<V>(threads, memory, a, b, finish);
   }
-  if (depth > 0 && depth <= few_steps) return multiply_outer<V>(threads, memory, a, b, epilogue);
+  if (depth > 0 && depth <= few_steps) return multiply_outer<V>(threads, memory, a, b, finish);
   const flipped<B> left{b};
   const flipped<A> right{a};
   if (detail::gemm_cost<V>(left, right, true) < detail::gemm_cost<V>(a, b, false))
-    return detail::gemm_packing<V>(threads, memory, left, right, true, epilogue);
-  detail::gemm_packing<V>(threads, memory, a, b, false, epilogue);
+    return detail::gemm_packing<V>(threads, memory, left, right, true, finish);
+  detail::gemm_packing<V>(threads, memory, a, b, false, finish);
 }
 
 }  // namespace mmrec::simd

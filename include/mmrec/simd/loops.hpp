@@ -65,12 +65,13 @@ class product<backend::simd_for<Arch>, Acc> {
   template <class Operand, class Epilogue>
   void apply(const Operand& a, index_t row, index_t rows, Acc* work,
              const Epilogue& epilogue) const {
+    const simd::results<V> finish(epilogue);
     for (index_t r = row; r < row + rows; r += tuning::block_rows)
       for (index_t c = 0; c < packed_.columns(); c += tuning::block_columns)
         simd::gemm_block<V>(a, packed_,
                             {r, std::min(tuning::block_rows, row + rows - r), c,
                              std::min(tuning::block_columns, packed_.columns() - c)},
-                            false, work, epilogue);
+                            false, work, finish);
   }
 
  private:

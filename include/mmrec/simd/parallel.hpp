@@ -3,7 +3,8 @@
 //
 // parallel_for(threads, n, f) calls f(i) once for every i in [0, n), on up to `threads` threads,
 // the calling one included. Tasks are claimed one by one; kernels make each task's result
-// independent of who runs it, which is why results have the same bits for every thread count.
+// independent of who runs it, which is why results have the same bits for every thread count. The
+// pool sees f as a task_ref: its code is compiled once and not for every kernel.
 // Workers spin for some microseconds before they sleep, because a training step is a sequence of
 // short parallel calls. A call from inside a task, or while another thread uses the pool, runs its
 // tasks on the calling thread.
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <concepts>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -34,6 +36,21 @@ inline void pause() {
 #endif
 }
 
+/// A reference to anything that is called with a task's number.
+class task_ref {
+ public:
+  template <class F>
+    requires(!std::same_as<F, task_ref>)
+  task_ref(const F& f)
+      : context_(&f),
+        call_([](const void* context, index_t i) { (*static_cast<const F*>(context))(i); }) {}
+  void operator()(index_t i) const { call_(context_, i); }
+
+ private:
+  const void* context_;
+  void (*call_)(const void*, index_t);
+};
+
 class thread_pool {
  public:
   static thread_pool& instance() {
@@ -46,8 +63,7 @@ class thread_pool {
     return n;
   }
 
-  template <class F>
-  void run(unsigned threads, index_t n, const F& f) {
+  void run(unsigned threads, index_t n, const task_ref& f) {
     if (threads == 0) threads = hardware_threads();
     threads = std::min(threads, most_workers + 1);
     if (static_cast<index_t>(threads) > n) threads = static_cast<unsigned>(n);
@@ -57,8 +73,7 @@ class thread_pool {
       return;
     }
     grow(threads - 1);
-    call_ = [](const void* context, index_t i) { (*static_cast<const F*>(context))(i); };
-    context_ = &f;
+    task_ = &f;
     n_ = n;
     failure_ = nullptr;
     next_.store(0, std::memory_order_relaxed);
@@ -138,7 +153,7 @@ class thread_pool {
   void work() {
     inside_task() = true;
     try {
-      for (index_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) call_(context_, i);
+      for (index_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) (*task_)(i);
     } catch (...) {
       std::scoped_lock lock(failure_mutex_);
       if (!failure_) failure_ = std::current_exception();
@@ -152,15 +167,13 @@ class thread_pool {
   std::atomic<std::uint64_t> gate_{0};  // call << 17 | may workers come in | how many are inside
   std::atomic<bool> stop_{false};
   std::atomic<index_t> next_{0};
-  void (*call_)(const void*, index_t) = nullptr;
-  const void* context_ = nullptr;
+  const task_ref* task_ = nullptr;
   index_t n_ = 0;
   std::exception_ptr failure_;
 };
 
 /// `threads` as in the tag: 0 is all cores.
-template <class F>
-void parallel_for(unsigned threads, index_t n, const F& f) {
+inline void parallel_for(unsigned threads, index_t n, const task_ref& f) {
   if (n == 1 || threads == 1) {
     for (index_t i = 0; i < n; ++i) f(i);
   } else if (n > 1) {

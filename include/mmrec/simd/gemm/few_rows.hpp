@@ -4,6 +4,7 @@
 #pragma once
 
 #include <mmrec/simd/gemm/packing.hpp>
+#include <mmrec/simd/gemm/results.hpp>
 
 namespace mmrec::simd {
 
@@ -105,9 +106,10 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
 }
 
 /// Few rows against columns that are contiguous in k (y = x W^T): dot products.
-template <class V, class A, class B, class Epilogue>
+template <class V, class A, class B>
 void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
-                      const Epilogue& epilogue) {
+                      const results<V>& finish) {
+  using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr bool many = registers<V> == 32;
   constexpr std::size_t four = std::min<std::size_t>(4, lanes<V>);  // SSE2 has two doubles
@@ -124,17 +126,18 @@ void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const
                  const index_t first = task * w, live = std::min(w, columns - first);
                  std::array<V, few_rows> result;
                  dots(x, rows, b, first, live, result.data());
-                 for (index_t r = 0; r < rows; ++r)
-                   epilogue(r, first, result[static_cast<std::size_t>(r)],
-                            static_cast<std::size_t>(live));
+                 alignas(V) std::array<Acc, few_rows * lanes<V>> rectangle;
+                 for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
+                   result[r].store_aligned(rectangle.data() + r * lanes<V>);
+                 finish({0, rows, first, live}, rectangle.data(), w);
                });
 }
 
 /// Few rows against a B whose rows are contiguous (dx = du W): C stays in cache while B streams by,
 /// four of its rows to one pass over a piece of C.
-template <class V, class A, class B, class Epilogue>
+template <class V, class A, class B>
 void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, const A& a,
-                         const B& b, const Epilogue& epilogue) {
+                         const B& b, const results<V>& finish) {
   using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr std::size_t together = 4;
@@ -190,20 +193,17 @@ void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, co
     for (; k + static_cast<index_t>(together) <= depth; k += static_cast<index_t>(together))
       pass.template operator()<together>(k);
     for (; k < depth; ++k) pass.template operator()<1>(k);
-    for (index_t i = 0; i < rows; ++i)
-      for (index_t j = begin; j < std::min(end, columns); j += w)
-        epilogue(i, j, V::load_unaligned(c.data() + i * units * w + j),
-                 static_cast<std::size_t>(std::min(w, columns - j)));
+    finish({0, rows, begin, std::min(end, columns) - begin}, c.data() + begin, units * w);
   });
 }
 
 /// A few outer products (dW of a few tokens): C is written once, nothing is packed.
-template <class V, class A, class B, class Epilogue>
+template <class V, class A, class B>
 void multiply_outer(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
-                    const Epilogue& epilogue) {
+                    const results<V>& finish) {
   using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr index_t rows_per_task = 16;
+  constexpr index_t rows_per_task = 16, piece = 32 * w;
   const index_t rows = a.extent(0), columns = b.extent(1);
   const auto depth = static_cast<std::size_t>(b.extent(0));
   const index_t padded = (columns + w - 1) / w * w;
@@ -215,18 +215,21 @@ void multiply_outer(unsigned threads, std::pmr::memory_resource* memory, const A
   parallel_for(rows * columns < serial_matrix ? 1 : threads,
                (rows + rows_per_task - 1) / rows_per_task, [&](index_t task) {
                  const index_t end = std::min(rows, (task + 1) * rows_per_task);
+                 alignas(V) std::array<Acc, static_cast<std::size_t>(piece)> row;
                  for (index_t i = task * rows_per_task; i < end; ++i) {
                    std::array<Acc, few_rows> x{};
                    for (std::size_t k = 0; k < depth; ++k)
                      x[k] = a.template get<Acc>(i, static_cast<index_t>(k));
-                   for (index_t j = 0; j < columns; j += w) {
-                     V total(0);
-                     for (std::size_t k = 0; k < depth; ++k)
-                       total =
-                           fma(V(x[k]),
-                               V::load_unaligned(y.data() + static_cast<index_t>(k) * padded + j),
-                               total);
-                     epilogue(i, j, total, static_cast<std::size_t>(std::min(w, columns - j)));
+                   for (index_t j0 = 0; j0 < columns; j0 += piece) {
+                     const index_t count = std::min(piece, columns - j0);
+                     for (index_t j = 0; j < count; j += w) {
+                       const Acc* from = y.data() + j0 + j;
+                       V total(0);
+                       for (std::size_t k = 0; k < depth; ++k, from += padded)
+                         total = fma(V(x[k]), V::load_unaligned(from), total);
+                       total.store_aligned(row.data() + j);
+                     }
+                     finish({i, 1, j0, count}, row.data(), w);
                    }
                  }
                });

@@ -161,7 +161,7 @@ void share_channels(unsigned threads, const Op& op, const sweep_args<T, State, N
          sequences * ((channels + per_task - 1) / per_task) < static_cast<index_t>(threads))
     per_task = (per_task / 2 + w - 1) / w * w;
   const index_t parts = (channels + per_task - 1) / per_task;
-  share(threads, sequences * parts, [&](index_t task) {
+  parallel_for(threads, sequences * parts, [&](index_t task) {
     const index_t s = parts == 1 ? task : task / parts, channel = (task - s * parts) * per_task;
     sweep_channels<V>(op, args, s, channel, std::min(per_task, channels - channel), stream);
     if (stream) end_streaming();

@@ -122,25 +122,6 @@ void store_states(const V& v, const sink<State, 2>& to, index_t s, index_t chann
   write_state(buffer, to, s, channel, n);
 }
 
-/// A kernel's task as one type, so that the pool's code is compiled once and not for every kernel.
-class task_ref {
- public:
-  template <class F>
-  explicit task_ref(const F& f)
-      : context_(&f),
-        call_([](const void* context, index_t i) { (*static_cast<const F*>(context))(i); }) {}
-  void operator()(index_t i) const { call_(context_, i); }
-
- private:
-  const void* context_;
-  void (*call_)(const void*, index_t);
-};
-
-template <class F>
-void share(unsigned threads, index_t tasks, const F& f) {
-  parallel_for(threads, tasks, task_ref(f));
-}
-
 /// Shares out rows, `per_sequence` of each sequence; a task has as many as fit Group::at_once
 /// registers. Groups take turns tile by tile, so that their chains cover the latency of one
 /// another.
@@ -153,7 +134,7 @@ void share_groups(unsigned threads, const Op& op, const typename Group::argument
   const bool one_length = args.offsets.empty();
   const index_t rows = one_length ? args.sequences() * per_sequence : per_sequence;
   const index_t parts = (rows + per_task - 1) / per_task;
-  share(threads, one_length ? parts : parts * args.sequences(), [&](index_t task) {
+  parallel_for(threads, one_length ? parts : parts * args.sequences(), [&](index_t task) {
     const index_t s = one_length ? 0 : task / parts, part = task - s * parts;
     const index_t first = s * per_sequence + part * per_task;
     const index_t end = s * per_sequence + std::min(rows, (part + 1) * per_task);

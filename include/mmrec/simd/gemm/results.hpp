@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where finished elements of a product go. Kernels hand over rectangles of them, and an epilogue
+// sees batch after batch; between the two is one indirect call for each rectangle, so that a kernel
+// is compiled once and not for every epilogue.
+#pragma once
+
+#include <mmrec/simd/lanes.hpp>
+
+#include <algorithm>
+
+namespace mmrec::simd {
+
+/// Rows [row, row + rows) and columns [column, column + columns) of a matrix.
+struct gemm_range {
+  index_t row, rows, column, columns;
+};
+
+template <class V>
+class results {
+ public:
+  using Acc = typename V::value_type;
+
+  /// Refers to `epilogue(row, column, lanes, live)`, which owns the store.
+  template <class Epilogue>
+  explicit results(const Epilogue& epilogue) : context_(&epilogue), call_(&hand_over<Epilogue>) {}
+
+  /// Element (i, j) of the rectangle is from[i * stride + j]; the last batch of a row is read whole.
+  void operator()(const gemm_range& at, const Acc* from, index_t stride) const {
+    call_(context_, at, from, stride);
+  }
+
+ private:
+  template <class Epilogue>
+  static void hand_over(const void* context, const gemm_range& at, const Acc* from,
+                        index_t stride) {
+    constexpr auto w = static_cast<index_t>(lanes<V>);
+    // A copy that no store can change stays in registers.
+    const Epilogue epilogue = *static_cast<const Epilogue*>(context);
+    for (index_t i = 0; i < at.rows; ++i)
+      for (index_t j = 0; j < at.columns; j += w)
+        epilogue(at.row + i, at.column + j, V::load_unaligned(from + i * stride + j),
+                 static_cast<std::size_t>(std::min(w, at.columns - j)));
+  }
+
+  const void* context_;
+  void (*call_)(const void*, const gemm_range&, const Acc*, index_t);
+};
+
+}  // namespace mmrec::simd
