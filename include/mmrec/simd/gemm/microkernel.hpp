@@ -70,7 +70,8 @@ void microkernel(const left_tile<typename V::value_type>& a,
   const Acc* panel = b.data;
   const auto advance = [&](auto count) MMREC_LAMBDA_INLINE {
     unroll<count>([&](auto ahead) MMREC_LAMBDA_INLINE {
-      const V b0 = V::load_unaligned(panel), b1 = V::load_unaligned(panel + w);
+      // In registers: GCC would rather load them again for every multiply-add.
+      const V b0 = rounded(V::load_unaligned(panel)), b1 = rounded(V::load_unaligned(panel + w));
       unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
         const V x(
             from[r / 3][static_cast<index_t>(r % 3) * row + static_cast<index_t>(ahead()) * step]);
@@ -82,14 +83,18 @@ void microkernel(const left_tile<typename V::value_type>& a,
     unroll<from.size()>(
         [&](auto i) MMREC_LAMBDA_INLINE { from[i] += static_cast<index_t>(count()) * step; });
   };
+  // With 16 registers GCC spills accumulators when it sees more than two steps.
+  constexpr std::size_t together = registers<V> == 32 ? 4 : 2;
+  constexpr auto stride = static_cast<index_t>(together), turns = 16 / stride,
+                 prefetched = (Rows + turns - 1) / turns;
   index_t k = 0;
-  for (; k + 4 <= depth; k += 4) {
+  for (; k + stride <= depth; k += stride) {
     // Rows that are not next to each other are too many streams for the hardware's prefetcher.
     if constexpr (RowMajor) {
-      const Acc* soon = a.data + (k / 4 % 4 * 3) * row + k + prefetch_distance;
-      for (index_t r = 0; r < 3; ++r) __builtin_prefetch(soon + r * row);
+      const Acc* soon = a.data + (k / stride % turns * prefetched) * row + k + prefetch_distance;
+      for (index_t r = 0; r < prefetched; ++r) __builtin_prefetch(soon + r * row);
     }
-    advance(std::integral_constant<std::size_t, 4>{});
+    advance(std::integral_constant<std::size_t, together>{});
   }
   for (; k < depth; ++k) advance(std::integral_constant<std::size_t, 1>{});
   unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
