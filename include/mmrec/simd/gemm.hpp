@@ -158,7 +158,7 @@ template <class V, class A, class B>
 void gemm_packing(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                   bool flip, const results<V>& finish) {
   if (a.extent(0) <= gemm_tuning<V>::block_rows)
-    return gemm_blocks<V>(threads, memory, a, unpacked_matrix<V, B>(b), flip, finish);
+    return gemm_blocks<V>(threads, memory, a, unpacked_matrix<V, B>(b, a.extent(0)), flip, finish);
   packed_matrix<V> packed(memory, b.extent(0), b.extent(1));
   packed.pack(b, thread_count(threads));
   gemm_blocks<V>(threads, memory, a, packed, flip, finish);

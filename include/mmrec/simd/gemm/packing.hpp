@@ -90,18 +90,25 @@ class packed_matrix {
   scratch<Acc> data_;
 };
 
-/// B as it lies, for one block of rows: a panel is read in place if it can be, else packed into
-/// `space` when it is asked for.
+/// B as it lies, for one block of rows: a panel is read in place if it can be and if that is
+/// cheaper, else packed into `space` when it is asked for.
 template <class V, class Operand>
 class unpacked_matrix {
  public:
   using Acc = typename V::value_type;
-  explicit unpacked_matrix(const Operand& b) : b_(b) {}
+  /// `rows` rows of A will meet each panel.
+  unpacked_matrix(const Operand& b, index_t rows) : b_(b) {
+    // Rows of B far apart crowd a few sets of the caches and take a page each: for a second tile it
+    // is better to have copied them.
+    const index_t apart = b.stride(0) * static_cast<index_t>(sizeof(Acc));
+    read_in_place_ =
+        b.stride(1) == 1 && (rows <= 2 * gemm_tuning<V>::rows || (apart > -512 && apart < 512));
+  }
   index_t depth() const { return b_.extent(0); }
   index_t columns() const { return b_.extent(1); }
   right_panel<Acc> panel(index_t column, index_t k, index_t steps, Acc* space) const {
     constexpr index_t width = gemm_tuning<V>::columns;
-    if (column + width <= columns() && b_.stride(1) == 1)
+    if (column + width <= columns() && read_in_place_)
       if (const Acc* data = in_place<Acc>(b_, k, column)) return {data, b_.stride(0)};
     pack_panel<V>(b_, column, k, steps, space);
     return {space, width};
@@ -109,6 +116,7 @@ class unpacked_matrix {
 
  private:
   const Operand& b_;
+  bool read_in_place_;
 };
 
 /// Rows [row, row + rows) of A, steps [k0, k0 + steps): tiles for the microkernel, in place or
