@@ -13,7 +13,6 @@
 #include <Eigen/Core>
 
 #include "support/catch.hpp"
-#include "support/message_of.hpp"
 #include "support/numeric.hpp"
 
 using namespace mmrec;
@@ -351,64 +350,4 @@ TEST_CASE("attention: columns of wider arrays, and the same bits for every threa
         REQUIRE(all(b, t, 50 + j) == dense.o[static_cast<std::size_t>((b * 40 + t) * 32 + j)]);
       REQUIRE((all(b, t, 49) == 77 && all(b, t, 82) == 77));
     }
-}
-
-TEST_CASE("attention: calls that cannot be right are refused before anything is written",
-          "[components][errors]") {
-  const attention_problem<float, float> a({2, 3, 4, 2, 6}, 1);
-  std::vector<float> o(36, 77), p(48, 77);
-  const auto call = [&](const auto& change) {
-    view<const float, 3> q(a.q.data(), a.tokens()), k = a.bank(a.k), v = a.bank(a.v);
-    view<float, 3> out(o.data(), a.tokens());
-    attention_options<float> options{.probabilities = {p.data(), {2, 2, 3, 4}}};
-    index_t heads = 2;
-    change(q, k, v, heads, out, options);
-    return message_of<error>([&] { attention(backend::simd{}, q, k, v, heads, out, options); });
-  };
-  CHECK(says(call([](auto&, auto&, auto&, auto& heads, auto&, auto&) { heads = 4; }),
-             {"attention: heads", "divisor of D = 6", "4"}));
-  CHECK(says(call([](auto&, auto&, auto&, auto& heads, auto&, auto&) { heads = 0; }),
-             {"heads", "positive", "0"}));
-  CHECK(says(call([](auto&, auto&, auto&, auto& heads, auto&, auto&) { heads = -2; }),
-             {"heads", "-2"}));
-  CHECK(says(call([](auto&, auto& k, auto&, auto&, auto&, auto&) { k = k.slice(0, 0, 1); }),
-             {"attention: k", "(2, 4, 6)", "(1, 4, 6)"}));
-  CHECK(says(call([](auto&, auto&, auto& v, auto&, auto&, auto&) { v = v.slice(1, 0, 3); }),
-             {"attention: v", "(2, 3, 6)"}));
-  CHECK(says(call([](auto&, auto& k, auto& v, auto&, auto&, auto& options) {
-               k = k.slice(1, 0, 0), v = v.slice(1, 0, 0), options = {};
-             }),
-             {"slots", "positive"}));
-  CHECK(says(call([](auto&, auto&, auto&, auto&, auto& out, auto&) { out = out.slice(1, 0, 2); }),
-             {"attention: o", "(2, 2, 6)"}));
-  CHECK(says(call([](auto& q, auto&, auto&, auto&, auto&, auto&) { q = {nullptr, {2, 3, 6}}; }),
-             {"attention: q", "null"}));
-  CHECK(says(call([](auto&, auto&, auto&, auto&, auto&, auto& options) {
-               options.probabilities = options.probabilities.slice(3, 0, 3);
-             }),
-             {"probabilities", "(2, 2, 3, 4)"}));
-  CHECK(says(call([](auto& q, auto&, auto&, auto&, auto& out, auto&) { q = out; }),
-             {"attention: o", "q"}));
-  CHECK(says(call([](auto&, auto& k, auto&, auto&, auto&, auto&) {
-               k = {k.data_handle(), {2, 4, 6}, {24, 1, 4}};
-             }),
-             {"unit stride"}));
-  CHECK(std::all_of(o.begin(), o.end(), [](float x) { return x == 77; }));
-  CHECK(std::all_of(p.begin(), p.end(), [](float x) { return x == 77; }));
-
-  const view<const float, 3> q(a.q.data(), a.tokens());
-  const view<const float, 4> weights(p.data(), {2, 2, 3, 4});
-  view<float, 3> dq(o.data(), a.tokens());
-  const auto backward = [&](index_t heads, const view<const float, 3>& d_o,
-                            const view<const float, 4>& saved) {
-    return message_of<error>([&] {
-      attention_backward(backend::simd{}, d_o, q, a.bank(a.k), a.bank(a.v), saved, heads,
-                         {.dq = dq});
-    });
-  };
-  CHECK(says(backward(5, q, weights), {"attention_backward: heads", "divisor"}));
-  CHECK(says(backward(2, q.slice(1, 0, 2), weights), {"attention_backward: d_o", "(2, 2, 6)"}));
-  CHECK(says(backward(2, q, weights.slice(2, 0, 2)), {"attention_backward: probabilities"}));
-  CHECK(says(backward(2, dq, weights), {"attention_backward: dq", "d_o"}));
-  CHECK(std::all_of(o.begin(), o.end(), [](float x) { return x == 77; }));
 }

@@ -12,7 +12,6 @@
 
 #include "support/block_runs.hpp"
 #include "support/catch.hpp"
-#include "support/message_of.hpp"
 #include "support/numeric.hpp"
 
 using namespace mmrec;
@@ -318,105 +317,4 @@ TEST_CASE("block: gradients of the banks go to arrays of any row stride", "[grad
       REQUIRE((all(b, m, 0) == 77 && all(b, m, 1) == 77 && all(b, m, d + 2) == 77));
     }
   CHECK(max_abs(std::span<const double>(dense)) > 1e-6);
-}
-
-TEST_CASE("block: configurations that cannot be are refused", "[components][errors]") {
-  const auto refused = [](const auto& change) {
-    auto c = small_block();
-    change(c);
-    return message_of<error>([&] { check_config("block_forward", c); });
-  };
-  CHECK_NOTHROW(check_config("block_forward", small_block()));
-  CHECK(says(refused([](auto& c) { c.heads = 3; }),
-             {"block_forward: heads", "divisor of width = 20", "3"}));
-  CHECK(says(refused([](auto& c) { c.heads = 0; }), {"heads", "positive"}));
-  CHECK(says(refused([](auto& c) { c.width = 0; }), {"width", "positive"}));
-  CHECK(says(refused([](auto& c) { c.ffn = -4; }), {"ffn", "-4"}));
-  CHECK(says(refused([](auto& c) { c.inner = -1; }), {"inner", "-1"}));
-  CHECK(says(refused([](auto& c) { c.slots = 15; }), {"slots", "16 or more", "15"}));
-  CHECK(says(refused([](auto& c) { c.short_slots = -1; }), {"short_slots", "-1"}));
-  CHECK(says(refused([](auto& c) { c.memory_block = 0; }), {"memory_block", "positive"}));
-  CHECK(says(refused([](auto& c) { c.decay = decay_kind::dpg, c.dpg_rank = 0; }),
-             {"dpg_rank", "positive"}));
-  CHECK(says(refused([](auto& c) { c.dropout = 1; }), {"dropout", "[0, 1)", "1.0"}));
-  CHECK(says(refused([](auto& c) { c.dropout = -0.1; }), {"dropout", "[0, 1)", "-0.1"}));
-  CHECK(says(refused([](auto& c) { c.dropout = std::nan(""); }), {"dropout", "nan"}));
-  CHECK(says(refused([](auto& c) { c.recurrence.max_sweeps = 0; }), {"max_sweeps", "positive"}));
-  CHECK(says(refused([](auto& c) { c.recurrence.window = 0; }), {"window", "positive"}));
-  CHECK(says(refused([](auto& c) { c.recurrence.tolerance = -1; }), {"tolerance", "0 or more"}));
-  auto c = small_block();
-  c.slots = 3;
-  CHECK(says(message_of<error>([&] { block_activations<double>(c, 1, 1); }),
-             {"block_activations: slots"}));
-  CHECK(says(message_of<error>([&] { block_activations<double>(small_block(), -1, 1); }),
-             {"block_activations", "-1"}));
-}
-
-TEST_CASE("block: calls that cannot be right are refused before anything is written",
-          "[components][errors]") {
-  auto config = small_block();
-  const index_t batch = 2, time = 6, d = config.width;
-  const auto weights = block_weights<double>(config, 1);
-  const auto x = random_vector<double>(batch * time * d, 2);
-  std::vector<double> y(x.size() + 40, 77);
-  const auto call = [&](const auto& change) {
-    auto c = config;
-    auto state = block_state<double>(c, batch);
-    state.hidden = random_vector<double>(batch * d, 5);
-    block_activations<double> saved(c, batch, time);
-    view<const double, 3> in(x.data(), {batch, time, d});
-    view<double, 3> out(y.data(), {batch, time, d});
-    change(c, in, out, state, saved);
-    const auto before = state;
-    const auto message = message_of<error>([&] {
-      block_forward(one_thread, c, block_parameters<const double>(config, weights.data()), in, out,
-                    state, saved);
-    });
-    CHECK(same_bits(state, before));
-    CHECK(std::all_of(y.begin(), y.end(), [](double v) { return v == 77; }));
-    CHECK(message.find("block_forward") != message.npos);
-    return message;
-  };
-  CHECK(says(call([&](auto& c, auto&, auto&, auto& s, auto&) { s = block_state<double>(c, 3); }),
-             {"state", "batch of 2", "batch 3"}));
-  CHECK(says(call([&](auto& c, auto&, auto&, auto& s, auto&) {
-               c.slots = 16;
-               s = block_state<double>(c, 2);
-               c.slots = 32;
-             }),
-             {"state", "32 slots", "16"}));
-  CHECK(says(call([&](auto& c, auto&, auto&, auto& s, auto&) {
-               c.width = 24;
-               s = block_state<double>(c, 2);
-               c.width = 20;
-             }),
-             {"state", "width 20", "24"}));
-  CHECK(says(call([&](auto&, auto& in, auto&, auto&, auto&) { in = in.slice(2, 0, 19); }),
-             {"x", "(2, 6, 20)", "(2, 6, 19)"}));
-  CHECK(says(call([&](auto&, auto& in, auto&, auto&, auto&) { in = {nullptr, {batch, time, d}}; }),
-             {"x", "null"}));
-  CHECK(says(call([&](auto&, auto&, auto& out, auto&, auto&) { out = out.slice(1, 0, 5); }),
-             {"y", "(2, 5, 20)"}));
-  CHECK(says(call([&](auto&, auto&, auto& out, auto&, auto&) {
-               out = {y.data(), {batch, time, d}, {time * d + 7, d, 1}};
-             }),
-             {"y", "one stride apart"}));
-  CHECK(says(call([&](auto&, auto& in, auto& out, auto&, auto&) { in = out; }), {"y", "x"}));
-  CHECK(says(call([&](auto& c, auto&, auto&, auto&, auto& saved) {
-               saved = block_activations<double>(c, 2, 5);
-             }),
-             {"saved", "2 x 6", "2 x 5"}));
-  CHECK(says(call([&](auto& c, auto&, auto&, auto&, auto&) { c.memory_block = 1; }),
-             {"saved", "memory blocks"}));
-  CHECK(says(call([&](auto& c, auto&, auto&, auto&, auto&) { c.heads = 2; }), {"saved", "heads"}));
-  CHECK(says(call([&](auto& c, auto&, auto&, auto&, auto&) { c.ffn = 30; }),
-             {"saved", "ffn", "30", "24"}));
-  CHECK(says(call([&](auto& c, auto&, auto&, auto&, auto&) { c.inner = 3; }), {"saved", "inner"}));
-  CHECK(says(call([&](auto& c, auto&, auto&, auto&, auto&) { c.recurrence.max_sweeps = 0; }),
-             {"max_sweeps"}));
-
-  // More tokens than the short-term bank has rows would be lost.
-  config.update = update::reference;
-  config.short_slots = 5;
-  CHECK(says(call([](auto&, auto&, auto&, auto&, auto&) {}), {"x", "at most 5 tokens", "6"}));
 }

@@ -58,15 +58,18 @@ void check_embedding(const Backend& backend, index_t rows, index_t vocabulary, i
 
   embedding_backward(backend, view<const T, 2>(dy.data(), {rows, n}, {pitch, 1}), ids,
                      view<T, 2>(dtable.data(), {vocabulary, n}, {pitch, 1}));
-  // Each addition rounds to the element type, in the order of rows: that is exact to repeat.
+  // The rows of an id add up in the arithmetic type, in their order, and are stored once: that is
+  // exact to repeat.
+  using Acc = accumulator_t<T>;
   auto sums = before;
-  for (index_t i = 0; i < rows; ++i)
+  for (index_t v = 0; v < vocabulary; ++v)
     for (index_t j = 0; j < n; ++j) {
-      T& sum = sums[static_cast<std::size_t>(
-          static_cast<index_t>(id[static_cast<std::size_t>(i)]) * pitch + j)];
-      using Acc = accumulator_t<T>;
-      sum = static_cast<T>(static_cast<Acc>(sum) +
-                           static_cast<Acc>(dy[static_cast<std::size_t>(i * pitch + j)]));
+      T& sum = sums[static_cast<std::size_t>(v * pitch + j)];
+      auto total = static_cast<Acc>(sum);
+      for (index_t i = 0; i < rows; ++i)
+        if (static_cast<index_t>(id[static_cast<std::size_t>(i)]) == v)
+          total += static_cast<Acc>(dy[static_cast<std::size_t>(i * pitch + j)]);
+      sum = static_cast<T>(total);
     }
   CHECK(doubles(dtable) == doubles(sums));
 }
@@ -150,6 +153,11 @@ TEST_CASE("embedding errors", "[errors]") {
     backward(y, ids(wrong), table,
              {"embedding_backward", ": ids:", "[0, 4)", std::to_string(bad), "index 2"});
   }
+  // As a signed number this is -1.
+  const std::vector<std::uint64_t> wrong{0, 1, ~std::uint64_t{0}};
+  const view<const std::uint64_t, 1> unsigned_ids(wrong.data(), {3});
+  forward(unsigned_ids, table, y, {": ids:", "[0, 4)", "18446744073709551615", "index 2"});
+  backward(y, unsigned_ids, table, {": ids:", "[0, 4)", "18446744073709551615", "index 2"});
   forward(ids(good), table, at(40, {3, 4}), {"embedding", ": y:", "(3, 5)", "(3, 4)"});
   forward(ids(good), table, at(40, {2, 5}), {"embedding", ": y:", "(3, 5)", "(2, 5)"});
   forward(view<const std::int64_t, 1>(nullptr, {3}), table, y, {"embedding", ": ids:", "null"});

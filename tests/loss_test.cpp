@@ -292,6 +292,11 @@ TEST_CASE("cross_entropy errors", "[errors]") {
   const std::vector<std::int32_t> ignored{0, -100, 2};
   refused(x, ids(ignored), {.dlogits = d, .ignore = -1},
           {"cross_entropy", ": targets:", "or -1", "-100", "row 1"});
+  // As signed numbers these are -1 and -100.
+  for (const std::uint64_t bad : {~std::uint64_t{0}, ~std::uint64_t{99}}) {
+    const std::vector<std::uint64_t> wrong{0, bad, 2};
+    refused(x, ids(wrong), {.dlogits = d}, {": targets:", "[0, 5)", std::to_string(bad), "row 1"});
+  }
   refused(at(0, {2, 5}), good, {}, {"cross_entropy", ": targets:", "(2)", "(3)"});
   refused(x, good, {.dlogits = at(20, {3, 4})},
           {"cross_entropy", ": dlogits:", "(3, 5)", "(3, 4)"});

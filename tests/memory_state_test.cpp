@@ -164,6 +164,51 @@ TEST_CASE("hds: calls that cannot be right are refused before anything is writte
   CHECK(std::all_of(out.begin(), out.end(), [](float v) { return v == 77; }));
 }
 
+TEST_CASE("hds: gradients and overlaps that cannot be right are refused before anything is written",
+          "[components][errors]") {
+  std::vector<float> memory(400, 77);
+  const view<float, 3> level(memory.data(), {2, 16, 4}), next(memory.data() + 128, {2, 4, 4}),
+      top(memory.data() + 160, {2, 1, 4}), repeated(next.data_handle(), {2, 4, 4}, {16, 0, 1}),
+      repeated_level(level.data_handle(), {2, 16, 4}, {0, 4, 1}),
+      repeated_top(top.data_handle(), {2, 1, 4}, {0, 4, 1});
+  const auto refused = [&](const auto& call, std::initializer_list<std::string_view> words) {
+    on_both_backends([&](const auto& backend) {
+      CHECK(says(message_of<error>([&] { call(backend); }), words));
+      CHECK(std::all_of(memory.begin(), memory.end(), [](float v) { return v == 77; }));
+    });
+  };
+  const auto pool = [&](const view<float, 3>& from, const view<float, 3>& to,
+                        std::initializer_list<std::string_view> words) {
+    refused([&](const auto& on) { hds_pool(on, view<const float, 3>(from), to); }, words);
+  };
+  const auto pool_backward = [&](const view<float, 3>& from, const view<float, 3>& to,
+                                 std::initializer_list<std::string_view> words) {
+    refused([&](const auto& on) { hds_pool_backward(on, view<const float, 3>(from), to); }, words);
+  };
+  const auto up = [&](const view<float, 3>& from, const view<float, 3>& to,
+                      std::initializer_list<std::string_view> words) {
+    refused([&](const auto& on) { hds_top(on, view<const float, 3>(from), to); }, words);
+  };
+  const auto down = [&](const view<float, 3>& from, const view<float, 3>& to,
+                        std::initializer_list<std::string_view> words) {
+    refused([&](const auto& on) { hds_top_backward(on, view<const float, 3>(from), to); }, words);
+  };
+  pool(level, repeated, {"hds_pool: next", "its own place"});
+  pool_backward(next.slice(0, 0, 1), level, {"hds_pool_backward: dnext", "(2, 4, 4)", "(1, 4, 4)"});
+  pool_backward(next.slice(1, 0, 0), level, {"hds_pool_backward: next", "between 1 and 16"});
+  pool_backward({nullptr, {2, 4, 4}}, level, {"hds_pool_backward: dnext", "null"});
+  pool_backward(next, repeated_level, {"hds_pool_backward: dlevel", "its own place"});
+  pool_backward(level.slice(1, 0, 4), level, {"hds_pool_backward: dlevel", "apart from dnext"});
+  up(level, top.slice(2, 0, 3), {"hds_top: top", "(2, 1, 4)", "(2, 1, 3)"});
+  up(level, repeated_top, {"hds_top: top", "its own place"});
+  up(level, level.slice(1, 0, 1), {"hds_top: top", "apart from slots"});
+  down(top, level.slice(1, 0, 15), {"hds_slots: slots", "16 or more", "15"});
+  down(next, level, {"hds_top_backward: dtop", "(2, 1, 4)", "(2, 4, 4)"});
+  down(top, {nullptr, {2, 16, 4}}, {"hds_top_backward: dslots", "null"});
+  down(top, repeated_level, {"hds_top_backward: dslots", "its own place"});
+  down(level.slice(1, 0, 1), level, {"hds_top_backward: dslots", "apart from dtop"});
+}
+
 TEST_CASE("memory state: every sequence starts with h = 0 and the same banks", "[components]") {
   const auto keys = initial_bank<float>(16, 6, 3, 0), values = initial_bank<float>(16, 6, 3, 1);
   auto s = memory_state<float>::make(3, 6, keys, values, 5);
@@ -237,6 +282,22 @@ TEST_CASE("write_summary: the decay rule moves every slot", "[components]") {
     }
     CHECK(s.sum == std::vector<double>(6, 0));
   }
+}
+
+TEST_CASE("write_summary: what cannot be is refused", "[components][errors]") {
+  auto s = some_state(2, 3, 16, 1);
+  const auto before = s.keys;
+  CHECK(says(message_of<error>([&] { write_summary(s, write_rule::ring, 0, 0); }),
+             {"write_summary: block_tokens", "positive"}));
+  const view<double, 3> keys = s.keys_view(), values = s.values_view();
+  const auto refused = [&](const view<double, 3>& dvalues, const view<double, 2>& dmean) {
+    return message_of<error>(
+        [&] { write_summary_backward(keys, dvalues, write_rule::decay, 0, dmean); });
+  };
+  CHECK(says(refused(values.slice(1, 0, 3), s.sum_view()), {"dvalues", "(2, 16, 3)"}));
+  CHECK(says(refused(values, s.sum_view().slice(0, 0, 1)), {"dmean", "(2, 3)", "(1, 3)"}));
+  CHECK(says(refused(keys, s.sum_view()), {"dkeys", "apart from dvalues"}));
+  CHECK(s.keys == before);
 }
 
 TEST_CASE("write_summary: gradients against finite differences", "[gradients]") {

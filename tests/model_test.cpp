@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The language model: initialisation, what is refused, accumulation, determinism and memory.
+// The language model: initialisation, what is refused, accumulation and determinism.
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -197,6 +199,13 @@ TEST_CASE("model: what cannot be is refused before anything is written", "[compo
   CHECK(says(refused(good, with(23), state), {"targets", "[0, 23)", "-100", "23"}));
   CHECK(says(refused(good, with(-1), state), {"targets", "-1"}));
   CHECK(says(refused(good, random_ids(8, 23, 1), state), {"targets", "(2, 5)", "(2, 4)"}));
+  const view<const std::int32_t, 2> columns(good.data(), {batch, time}, {1, batch});
+  CHECK(says(message_of<error>(
+                 [&] { pass.forward(backend::simd{}, m, as_tokens(good, batch), columns, state); }),
+             {"model_pass::forward: targets", "row-major"}));
+  CHECK(says(message_of<error>([&] { pass.forward(backend::simd{}, m, columns, state); }),
+             {"model_pass::forward: ids", "row-major"}));
+  CHECK(same_bits(state, before));
   CHECK(says(refused(random_ids(12, 23, 1), good, state), {"ids", "(2, 5)", "(2, 6)"}));
 
   auto three = m.initial_state(3);
@@ -215,6 +224,12 @@ TEST_CASE("model: what cannot be is refused before anything is written", "[compo
   mixed.blocks[1] = foreign.blocks[1];
   CHECK(says(refused(good, good, mixed), {"state", "48"}));
   CHECK(mixed.blocks[0].hidden == before.blocks[0].hidden);
+  mixed = state;
+  mixed.blocks[1].sum.pop_back();
+  CHECK(says(refused(good, good, mixed), {"state", "arrays of its batch"}));
+  CHECK(mixed.blocks[0].hidden == before.blocks[0].hidden);
+  CHECK(says(message_of<error>([&] { m.restart(backend::simd{}, mixed, batch); }), {"restart"}));
+  CHECK(mixed.blocks[0].hidden == before.blocks[0].hidden);
 
   auto other = c;
   other.layers = 3;
@@ -222,12 +237,13 @@ TEST_CASE("model: what cannot be is refused before anything is written", "[compo
   CHECK(says(message_of<error>(
                  [&] { pass.forward(backend::simd{}, deeper, as_tokens(good, batch), state); }),
              {"model_pass::forward: model"}));
-  std::vector<float> gradients(m.parameters().size() - 1);
-  CHECK(says(message_of<error>([&] {
-               pass.backward(backend::simd{}, m, as_tokens(good, batch),
-                             std::span<float>(gradients));
-             }),
-             {"gradients", std::to_string(m.parameters().size())}));
+  other = c;
+  other.block.ffn = 30;
+  const auto wider_ffn = initialised<float>(other);
+  CHECK(says(message_of<error>(
+                 [&] { pass.forward(backend::simd{}, wider_ffn, as_tokens(good, batch), state); }),
+             {"model_pass::forward: saved", "ffn", "30"}));
+  CHECK(same_bits(state, before));
 
   other = c;
   other.layers = 0;
@@ -238,6 +254,59 @@ TEST_CASE("model: what cannot be is refused before anything is written", "[compo
   other = c;
   other.block.heads = 3;
   CHECK(says(message_of<error>([&] { model_pass<float>(other, 1, 1); }), {"model_pass: heads"}));
+}
+
+TEST_CASE("model: a backward that cannot be is refused before anything is written",
+          "[gradients][errors]") {
+  const auto c = tiny_model();
+  auto m = initialised<float>(c);
+  const index_t batch = 2, time = 5, d = c.block.width;
+  model_pass<float> pass(c, batch, time);
+  const auto good = random_ids(10, c.vocabulary, 1);
+  auto state = m.initial_state(batch);
+  pass.forward(backend::simd{}, m, as_tokens(good, batch), as_tokens(good, batch), state, true);
+  std::vector<float> gradients(m.parameters().size(), 77),
+      bank(static_cast<std::size_t>(batch * c.block.slots * d), 77);
+  const view<float, 3> keys(bank.data(), {batch, c.block.slots, d});
+  const auto refused = [&](const model<float>& of, const view<const std::int32_t, 2>& ids,
+                           std::span<float> to,
+                           const std::vector<bank_gradients<float>>& banks = {}) {
+    const auto message = message_of<error>([&] {
+      pass.backward(backend::simd{}, of, ids, to, std::span<const bank_gradients<float>>(banks));
+    });
+    for (const auto* written : {&gradients, &bank})
+      CHECK(std::all_of(written->begin(), written->end(), [](float v) { return v == 77; }));
+    CHECK(message.find("model_pass::backward") != message.npos);
+    return message;
+  };
+  const std::span<float> all(gradients);
+  const auto ids = as_tokens(good, batch);
+  for (const std::int32_t bad : {23, -1, -100}) {
+    auto wrong = good;
+    wrong[7] = bad;
+    CHECK(says(refused(m, as_tokens(wrong, batch), all),
+               {"ids", "[0, 23)", std::to_string(bad), "index 7"}));
+  }
+  CHECK(says(refused(m, ids.slice(1, 0, 4), all), {"ids", "(2, 5)", "(2, 4)"}));
+  CHECK(says(refused(m, {nullptr, {batch, time}}, all), {"ids", "null"}));
+  CHECK(says(refused(m, {good.data(), {batch, time}, {1, batch}}, all), {"ids", "row-major"}));
+
+  auto other = c;
+  other.layers = 3;
+  CHECK(says(refused(model<float>(other), ids, all), {"model", "configuration"}));
+  other = c;
+  other.block.heads = 2;
+  CHECK(says(refused(model<float>(other), ids, all), {"saved", "heads"}));
+  CHECK(says(refused(m, ids, all.first(all.size() - 1)),
+             {"gradients", std::to_string(gradients.size())}));
+  CHECK(says(refused(m, ids, m.parameters()), {"gradients", "apart from parameters"}));
+
+  CHECK(says(refused(m, ids, all, {{.keys = keys}}), {"dbanks", "2 entries", "1"}));
+  CHECK(says(refused(m, ids, all, {{.keys = keys.slice(1, 0, 16)}, {}}),
+             {"dbanks.keys", "(2, 32, 20)", "(2, 16, 20)"}));
+  CHECK(says(refused(m, ids, all, {{.values = keys.slice(0, 0, 1)}, {}}), {"dbanks.values"}));
+  CHECK(says(refused(m, ids, all, {{.keys = keys, .values = keys}, {}}),
+             {"dbanks.keys", "apart from dbanks.values"}));
 }
 
 TEST_CASE("model: an ignored target counts for nothing", "[components]") {
@@ -310,66 +379,4 @@ TEST_CASE("model: a training step has the same bits for every thread count", "[c
   c.block.decay = decay_kind::dpg;
   c.block.output_gate = true;
   check(c);
-}
-
-TEST_CASE("model: the second of two equal passes obtains no memory", "[components]") {
-  auto c = tiny_model();
-  for (const enum solver how : {solver::sequential, solver::parallel}) {
-    c.block.recurrence.solver = how;
-    const auto m = initialised<float>(c);
-    const index_t batch = 2, time = 40;
-    const auto ids = random_ids(batch * time, c.vocabulary, 1);
-    model_pass<float> pass(c, batch, time);
-    std::vector<float> gradients(m.parameters().size());
-    arena memory;
-    const backend::simd backend{.threads = 1, .memory = &memory};
-    const auto step = [&] {
-      auto state = m.initial_state(batch);
-      pass.forward(backend, m, as_tokens(ids, batch), as_tokens(ids, batch), state, true);
-      pass.backward(backend, m, as_tokens(ids, batch), std::span<float>(gradients));
-      CHECK(memory.used() == 0);
-      return std::array<std::size_t, 2>{memory.capacity(), thread_arena()->capacity()};
-    };
-    step();
-    const auto second = step();  // the first may end with its blocks merged into one
-    CHECK(second[0] > 0);
-    for (int i = 0; i < 3; ++i) CHECK(step() == second);
-  }
-}
-
-TEST_CASE("model: 32K tokens in chunks of 512, in constant memory", "[long]") {
-  auto c = tiny_model();
-  c.block.slots = 64;
-  c.block.memory_block = 128;  // 256 blocks: the ring goes round four times
-  const auto m = initialised<float>(c);
-  const index_t chunk = 512, chunks = 64;
-  model_pass<float> pass(c, 1, chunk);
-  auto state = m.initial_state(1);
-  arena memory;
-  const backend::simd backend{.threads = 2, .memory = &memory};
-  const auto ids = random_ids(chunk * chunks, c.vocabulary, 6);
-  const auto sizes = [&] {
-    std::vector<std::size_t> all{memory.capacity(), thread_arena()->capacity()};
-    for (const auto& s : state.blocks)
-      for (const auto* part : {&s.hidden, &s.keys, &s.values, &s.sum, &s.recent})
-        all.push_back(part->capacity());
-    return all;
-  };
-  std::vector<std::size_t> early;
-  for (index_t i = 0; i < chunks; ++i) {
-    const token_ids part(ids.begin() + i * chunk, ids.begin() + (i + 1) * chunk);
-    const double loss = pass.forward(backend, m, as_tokens(part, 1), as_tokens(part, 1), state);
-    REQUIRE(std::isfinite(loss));
-    const auto logits = logits_of(pass);
-    REQUIRE(std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); }));
-    // A mean of 512 losses whose logits are of order 1 stays near log 23 = 3.1.
-    REQUIRE((loss > 0.5 && loss < 10));
-    if (i == 1) early = sizes();
-    if (i > 1) REQUIRE(sizes() == early);
-  }
-  for (const auto& s : state.blocks) {
-    CHECK(s.tokens == chunk * chunks);
-    CHECK(largest(s.hidden) < 1e3);
-    CHECK(largest(s.keys) < 1e3);
-  }
 }

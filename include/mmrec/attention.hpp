@@ -19,7 +19,8 @@
 //   attention_backward(backend::simd{}, d_o, q, k, v, p, heads, {.dq = dq, .dk = dk, .dv = dv});
 #pragma once
 
-#include <mmrec/loops.hpp>
+#include <mmrec/attention_pieces.hpp>
+#include <mmrec/check_outputs.hpp>
 
 #include <cmath>
 
@@ -47,84 +48,6 @@ inline void check_heads(const char* function, index_t width, index_t heads) {
                 std::to_string(heads));
 }
 
-/// The same backend for use inside one of its own tasks.
-template <class B>
-B within_task(B backend) {
-  backend.memory = nullptr;  // this thread's own arena
-  if constexpr (requires { backend.threads; }) backend.threads = 1;
-  return backend;
-}
-
-/// Row-wise softmax of scores (rows, n), in place.
-template <class V, class Acc>
-void softmax_row(Acc* x, index_t n) {
-  if (n == 1) {  // exp(0) / exp(0), NaN where the score is not finite
-    x[0] = x[0] - x[0] + Acc(1);
-    return;
-  }
-  V most(x[0]);
-  Acc largest = x[0];
-  for_units<V>(n, [&](index_t j, std::size_t live) {
-    if (live == static_cast<std::size_t>(lane_traits<V>::count))
-      most = math::maximum(most, load_unit<V>(x + j, live));
-    else
-      for (index_t k = j; k < n; ++k) largest = math::maximum(largest, x[k]);
-  });
-  largest = math::maximum(largest, lane_traits<V>::largest(most));
-  for_units<V>(n, [&](index_t j, std::size_t live) {
-    store_unit(x + j, math::exp(load_unit<V>(x + j, live) - V(largest)), live);
-  });
-  const Acc inverse = Acc(1) / sum_units<V>(n, [&](index_t j, std::size_t live) {
-                        return load_unit<V>(x + j, live);
-                      });
-  for_units<V>(n, [&](index_t j, std::size_t live) {
-    store_unit(x + j, load_unit<V>(x + j, live) * V(inverse), live);
-  });
-}
-
-// Products with the rows of a memory. Few slots make matrices too thin for the matrix product.
-inline constexpr index_t few_slots = 2;
-
-/// store(i, s, lanes, live) of a b^T: rows (rows, d) with slots (slots, d).
-template <class Acc, class B, class A, class S, class Store>
-void against_slots(const B& backend, const A& rows, const view<S, 2>& slots, const Store& store) {
-  using V = lanes_of<B, Acc>;
-  if (slots.extent(0) > few_slots)
-    return multiply<Acc>(backend, as_operand(backend, rows), as_operand<true>(backend, slots),
-                         store);
-  for (index_t i = 0; i < rows.extent(0); ++i)
-    for (index_t s = 0; s < slots.extent(0); ++s)
-      store(i, s,
-            V(sum_units<V>(slots.extent(1),
-                           [&](index_t j, std::size_t live) {
-                             return load_unit<V>(&rows(i, 0) + j, live) *
-                                    load_unit<V>(&slots(s, 0) + j, live);
-                           })),
-            std::size_t{1});
-}
-
-/// store(i, j, lanes, live) of a b: weights (rows, slots) of slots (slots, d).
-template <class Acc, class B, class S, class Store>
-void mix_slots(const B& backend, const view<const Acc, 2>& weights, const view<S, 2>& slots,
-               const Store& store) {
-  using V = lanes_of<B, Acc>;
-  if (slots.extent(0) > few_slots)
-    return multiply<Acc>(backend, as_operand(backend, weights), as_operand(backend, slots), store);
-  for (index_t i = 0; i < weights.extent(0); ++i)
-    for_units<V>(slots.extent(1), [&](index_t j, std::size_t live) {
-      V total = math::constant<V>(0);
-      for (index_t s = 0; s < slots.extent(0); ++s)
-        total = total + V(weights(i, s)) * load_unit<V>(&slots(s, 0) + j, live);
-      store(i, j, total, live);
-    });
-}
-
-/// Head `head` of batch entry b.
-template <class T>
-view<T, 2> head_of(const view<T, 3>& x, index_t b, index_t head, index_t d) {
-  return x.select(0, b).slice(1, head * d, d);
-}
-
 }  // namespace detail
 
 template <backend_tag B, readable_array<3> Q, readable_array<3> K, readable_array<3> V,
@@ -150,15 +73,13 @@ void attention(const B& backend, const Q& q, const K& k, const V& v, index_t hea
   check_optional_dense(function, "probabilities", options.probabilities,
                        {batch, heads, time, slots});
   check_positive(function, "slots", slots);
-  check_disjoint(function, "o", out, "q", query);
-  check_disjoint(function, "o", out, "k", key);
-  check_disjoint(function, "o", out, "v", value);
-  check_disjoint(function, "probabilities", options.probabilities, "o", out);
+  check_outputs(function,
+                std::tuple{argument{"o", out}, argument{"probabilities", options.probabilities}},
+                std::tuple{argument{"q", query}, argument{"k", key}, argument{"v", value}});
   const index_t d = width / heads;
   const Acc scale = Acc(1) / std::sqrt(static_cast<Acc>(d));
-  for_each_row(backend, batch * heads, 4 * time * slots * d, [&](index_t task) {
+  const auto one_head = [&](const B& inner, index_t task) {
     const index_t b = task / heads, head = task % heads;
-    const auto inner = detail::within_task(backend);
     scratch<Acc> p(scratch_of(inner), static_cast<std::size_t>(std::max<index_t>(1, time * slots)));
     detail::against_slots<Acc>(inner, detail::head_of(query, b, head, d),
                                detail::head_of(key, b, head, d),
@@ -178,7 +99,8 @@ void attention(const B& backend, const Q& q, const K& k, const V& v, index_t hea
                            [&](index_t i, index_t j, const Lanes& s, std::size_t live) {
                              store_unit(&out(b, i, head * d) + j, s, live);
                            });
-  });
+  };
+  detail::for_each_task(backend, batch * heads, 4 * time * slots * d, one_head);
 }
 
 template <backend_tag B, readable_array<3> G, readable_array<3> Q, readable_array<3> K,
@@ -206,13 +128,15 @@ void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, 
   check_optional_dense(function, "dq", gradients.dq, query.extents());
   check_optional_dense(function, "dk", gradients.dk, {batch, slots, width});
   check_optional_dense(function, "dv", gradients.dv, {batch, slots, width});
-  check_disjoint(function, "dq", gradients.dq, "q", query);
-  check_disjoint(function, "dq", gradients.dq, "d_o", g);
+  check_outputs(function,
+                std::tuple{argument{"dq", gradients.dq}, argument{"dk", gradients.dk},
+                           argument{"dv", gradients.dv}},
+                std::tuple{argument{"d_o", g}, argument{"q", query}, argument{"k", key},
+                           argument{"v", value}, argument{"probabilities", p}});
   const index_t d = width / heads;
   const Acc scale = Acc(1) / std::sqrt(static_cast<Acc>(d));
-  for_each_row(backend, batch * heads, 8 * time * slots * d, [&](index_t task) {
+  const auto one_head = [&](const B& inner, index_t task) {
     const index_t b = task / heads, head = task % heads;
-    const auto inner = detail::within_task(backend);
     const auto ph = p.select(0, b).select(0, head);  // (time, slots)
     const auto gh = detail::head_of(g, b, head, d);
     const auto into = [&](const view<S, 3>& target) {
@@ -252,7 +176,8 @@ void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, 
     if (gradients.dk)
       multiply<Acc>(inner, as_operand<true>(inner, s),
                     as_operand(inner, detail::head_of(query, b, head, d)), into(gradients.dk));
-  });
+  };
+  detail::for_each_task(backend, batch * heads, 8 * time * slots * d, one_head);
 }
 
 }  // namespace mmrec

@@ -9,6 +9,7 @@
 #include <mmrec/norm.hpp>
 #include <mmrec/recurrence.hpp>
 
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -70,43 +71,6 @@ struct parameter {
   }
 };
 
-/// The parts of one block in storage order; names are the MM-Rec reference model's. W_q, W_k, W_v,
-/// W_z follow one another, weights and biases, so that one product computes all four.
-inline std::vector<parameter> block_layout(const block_config& c) {
-  const index_t d = c.width, f = c.ffn, i = c.inner_width(), r = c.dpg_rank;
-  std::vector<parameter> parts;
-  index_t offset = 0;
-  const auto add = [&](std::string name, std::vector<index_t> shape) {
-    parts.push_back({std::move(name), std::move(shape), offset});
-    offset += parts.back().size();
-  };
-  const auto add_linear = [&](const std::string& name, index_t out, index_t in) {
-    add(name + ".weight", {out, in});
-    add(name + ".bias", {out});
-  };
-  for (const char* name : {"W_q", "W_k", "W_v", "W_z"}) add(std::string(name) + ".weight", {d, d});
-  for (const char* name : {"W_q", "W_k", "W_v", "W_z"}) add(std::string(name) + ".bias", {d});
-  add_linear("W_g", d, d);
-  if (c.recurrence.mix_gate) add_linear("mdi.W_g", d, 2 * d);
-  if (c.decay == decay_kind::mdi) {
-    add_linear("mdi.W_gamma.0", i, d);
-    add_linear("mdi.W_gamma.2", d, i);
-    add_linear("mdi.W_context.0", i, d);
-    add_linear("mdi.W_context.2", d, i);
-  } else {
-    add_linear("W_gamma_down", r, d);
-    add_linear("W_gamma_up", d, r);
-  }
-  add_linear("multi_mem_attention.W_q", d, d);
-  add_linear("multi_mem_attention.W_o", d, d);
-  if (c.output_gate) add_linear("W_out", d, d);
-  add_linear("ffn.0", f, d);
-  add_linear("ffn.3", d, f);
-  add("norm1.weight", {d});
-  add("norm2.weight", {d});
-  return parts;
-}
-
 template <class T>
 struct linear_parameters {
   view<T, 2> weight{};
@@ -123,43 +87,116 @@ struct block_parameters {
   linear_parameters<T> attention_query, attention_out, out, ffn_in, ffn_out;
   view<T, 1> norm1, norm2;
 
+  block_parameters() = default;
   block_parameters(const block_config& c, T* base) {
-    const index_t d = c.width;
-    for (const auto& part : block_layout(c)) {
-      T* p = base + part.offset;
-      const auto matrix = [&] { return view<T, 2>{p, {part.shape[0], part.shape[1]}}; };
-      const auto vector = [&] { return view<T, 1>{p, {part.shape[0]}}; };
-      const auto take = [&](const char* name, auto& weight, auto& bias) {
-        if (part.name == std::string(name) + ".weight") weight = matrix();
-        if (part.name == std::string(name) + ".bias") bias = vector();
-      };
-      if (part.name == "W_q.weight") qkvz.weight = {p, {4 * d, d}};
-      if (part.name == "W_q.bias") qkvz.bias = {p, {4 * d}};
-      take("W_g", gate.weight, gate.bias);
-      take("mdi.W_g", mix.weight, mix.bias);
-      take("mdi.W_gamma.0", decay.w0, decay.b0);
-      take("mdi.W_gamma.2", decay.w2, decay.b2);
-      take("mdi.W_context.0", context.w0, context.b0);
-      take("mdi.W_context.2", context.w2, context.b2);
-      take("W_gamma_down", decay.w0, decay.b0);
-      take("W_gamma_up", decay.w2, decay.b2);
-      take("multi_mem_attention.W_q", attention_query.weight, attention_query.bias);
-      take("multi_mem_attention.W_o", attention_out.weight, attention_out.bias);
-      take("W_out", out.weight, out.bias);
-      take("ffn.0", ffn_in.weight, ffn_in.bias);
-      take("ffn.3", ffn_out.weight, ffn_out.bias);
-      if (part.name == "norm1.weight") norm1 = vector();
-      if (part.name == "norm2.weight") norm2 = vector();
-    }
+    for_each(
+        c,
+        [&](std::initializer_list<const char*> names, auto& weight, auto& bias, index_t outputs,
+            index_t inputs) {
+          outputs *= static_cast<index_t>(names.size());
+          weight = {base, {outputs, inputs}};
+          bias = {base + weight.size(), {outputs}};
+          base += weight.size() + outputs;
+        },
+        [&](const char*, auto& weight, index_t n) {
+          weight = {base, {n}};
+          base += n;
+        });
   }
+
+  /// The parts in storage order, by the names of the MM-Rec reference model: layer(names, weight,
+  /// bias, outputs, inputs) for every linear layer and norm(name, weight, n) for every norm. W_q,
+  /// W_k, W_v, W_z follow one another, weights and biases, so that one product computes all four:
+  /// they are one layer of several names, with `outputs` each.
+  template <class Layer, class Norm>
+  void for_each(const block_config& c, const Layer& layer, const Norm& norm) {
+    visit(*this, c, layer, norm);
+  }
+  template <class Layer, class Norm>
+  void for_each(const block_config& c, const Layer& layer, const Norm& norm) const {
+    visit(*this, c, layer, norm);
+  }
+
   recurrence_weights<std::remove_const_t<T>> recurrence() const {
     return {gate.weight, gate.bias, mix.weight, mix.bias};
   }
+
+ private:
+  template <class Self, class Layer, class Norm>
+  static void visit(Self& p, const block_config& c, const Layer& layer, const Norm& norm) {
+    const index_t d = c.width, i = c.inner_width(), r = c.dpg_rank;
+    layer({"W_q", "W_k", "W_v", "W_z"}, p.qkvz.weight, p.qkvz.bias, d, d);
+    layer({"W_g"}, p.gate.weight, p.gate.bias, d, d);
+    if (c.recurrence.mix_gate) layer({"mdi.W_g"}, p.mix.weight, p.mix.bias, d, 2 * d);
+    if (c.decay == decay_kind::mdi) {
+      layer({"mdi.W_gamma.0"}, p.decay.w0, p.decay.b0, i, d);
+      layer({"mdi.W_gamma.2"}, p.decay.w2, p.decay.b2, d, i);
+      layer({"mdi.W_context.0"}, p.context.w0, p.context.b0, i, d);
+      layer({"mdi.W_context.2"}, p.context.w2, p.context.b2, d, i);
+    } else {
+      layer({"W_gamma_down"}, p.decay.w0, p.decay.b0, r, d);
+      layer({"W_gamma_up"}, p.decay.w2, p.decay.b2, d, r);
+    }
+    layer({"multi_mem_attention.W_q"}, p.attention_query.weight, p.attention_query.bias, d, d);
+    layer({"multi_mem_attention.W_o"}, p.attention_out.weight, p.attention_out.bias, d, d);
+    if (c.output_gate) layer({"W_out"}, p.out.weight, p.out.bias, d, d);
+    layer({"ffn.0"}, p.ffn_in.weight, p.ffn_in.bias, c.ffn, d);
+    layer({"ffn.3"}, p.ffn_out.weight, p.ffn_out.bias, d, c.ffn);
+    norm("norm1", p.norm1, d);
+    norm("norm2", p.norm2, d);
+  }
 };
 
+/// The parts of one block, named, in storage order.
+inline std::vector<parameter> block_layout(const block_config& c) {
+  std::vector<parameter> parts;
+  index_t offset = 0;
+  const auto add = [&](std::string name, std::vector<index_t> shape) {
+    parts.push_back({std::move(name), std::move(shape), offset});
+    offset += parts.back().size();
+  };
+  block_parameters<const float>().for_each(
+      c,
+      [&](std::initializer_list<const char*> names, const auto&, const auto&, index_t outputs,
+          index_t inputs) {
+        for (const char* name : names) add(std::string(name) + ".weight", {outputs, inputs});
+        for (const char* name : names) add(std::string(name) + ".bias", {outputs});
+      },
+      [&](const char* name, const auto&, index_t n) { add(std::string(name) + ".weight", {n}); });
+  return parts;
+}
+
+/// The number of elements of one block.
 inline index_t block_size(const block_config& c) {
-  const auto parts = block_layout(c);
-  return parts.back().offset + parts.back().size();
+  index_t total = 0;
+  block_parameters<const float>().for_each(
+      c,
+      [&](std::initializer_list<const char*> names, const auto&, const auto&, index_t outputs,
+          index_t inputs) { total += static_cast<index_t>(names.size()) * outputs * (inputs + 1); },
+      [&](const char*, const auto&, index_t n) { total += n; });
+  return total;
+}
+
+/// Throws mmrec::error unless the parts have the configuration's shapes; also(name, part) may throw
+/// for more.
+template <class T, class Also>
+void check_parameters(const char* function, const block_config& c, const block_parameters<T>& w,
+                      const Also& also) {
+  w.for_each(
+      c,
+      [&](std::initializer_list<const char*> names, const auto& weight, const auto& bias,
+          index_t outputs, index_t inputs) {
+        const char* name = *names.begin();
+        outputs *= static_cast<index_t>(names.size());
+        check_dense(function, name, weight, {outputs, inputs});
+        check_dense(function, name, bias, {outputs});
+        also(name, weight);
+        also(name, bias);
+      },
+      [&](const char* name, const auto& weight, index_t n) {
+        check_dense(function, name, weight, {n});
+        also(name, weight);
+      });
 }
 
 }  // namespace mmrec

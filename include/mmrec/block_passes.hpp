@@ -1,39 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forward and backward of the block (block.hpp), composed of the primitives for every backend.
+// Forward and backward of the block, composed of the primitives for every backend. block.hpp has
+// the documentation and the checks.
 #pragma once
 
-#include <mmrec/block.hpp>
 #include <mmrec/block_pieces.hpp>
 
-namespace mmrec {
+namespace mmrec::detail {
 
-template <backend_tag B, element T>
-recurrence_report block_forward(const B& backend, const block_config& c,
-                                const block_parameters<const T>& w, const view<const T, 3>& x,
-                                const view<T, 3>& y, memory_state<accumulator_t<T>>& state,
-                                block_activations<T>& saved, const block_dropout& drop = {}) {
+template <class B, element T>
+recurrence_report forward_pass(const B& backend, const block_config& c,
+                               const block_parameters<const T>& w, const view<const T, 3>& x,
+                               const view<T, 3>& y, memory_state<accumulator_t<T>>& state,
+                               block_activations<T>& saved, const block_dropout& drop) {
   using State = accumulator_t<T>;
-  const char* function = "block_forward";
-  check_config(function, c);
   const index_t batch = x.extent(0), time = x.extent(1), d = c.width;
-  detail::check_tokens(function, "x", x, batch, time, d);
-  detail::check_tokens(function, "y", y, batch, time, d);
-  check_disjoint(function, "y", y, "x", x);
-  if (saved.batch() != batch || saved.time() != time)
-    throw error(function, "saved",
-                "activations for " + std::to_string(batch) + " x " + std::to_string(time),
-                std::to_string(saved.batch()) + " x " + std::to_string(saved.time()));
-  saved.check(function, c);
-  detail::check_state(function, c, state, batch);
-  const index_t short_rows = static_cast<index_t>(state.recent.size()) / d;
-  if (c.update == update::reference && short_rows > 0 && time > short_rows)
-    throw error(function, "x",
-                "at most " + std::to_string(short_rows) + " tokens (the short-term bank's rows)",
-                std::to_string(time));
-  if (batch == 0 || time == 0) return {};
-
-  const detail::block_views<T> at(c, saved, saved.qkvz);
-  const auto rows = detail::token_rows(x);
+  const block_views<T> at(c, saved, saved.qkvz);
+  const auto rows = token_rows(x);
   saved.training = drop.training, saved.dropout_seed = drop.seed,
   saved.dropout_stream = drop.stream;
   saved.first_token = c.update == update::stream ? state.tokens : 0;
@@ -60,31 +42,29 @@ recurrence_report block_forward(const B& backend, const block_config& c,
 
   if (c.update == update::reference) std::fill(state.hidden.begin(), state.hidden.end(), State(0));
   saved.initial = state.hidden;
-  const auto h = detail::by_time(saved.h, batch, time);
-  const auto report = recurrence(backend, detail::by_time(c.convex ? saved.z : at.z, batch, time),
-                                 detail::by_time(saved.gamma, batch, time), w.recurrence(), h,
+  const auto h = by_time(saved.h, batch, time);
+  const auto report = recurrence(backend, by_time(c.convex ? saved.z : at.z, batch, time),
+                                 by_time(saved.gamma, batch, time), w.recurrence(), h,
                                  {.initial = view<const State, 2>{saved.initial.data(), {batch, d}},
                                   .final = state.hidden_view(),
-                                  .gates = detail::by_time(saved.gates, batch, time),
+                                  .gates = by_time(saved.gates, batch, time),
                                   .form = c.recurrence});
 
   linear(backend, saved.h, w.attention_query.weight, saved.query, {.bias = w.attention_query.bias});
   transform(
       backend, []<class V>(const V& a, const V& q) { return a + math::constant<V>(0.5) * q; },
       saved.query, saved.query, at.q);
-  const auto segments = detail::segments_of(c, saved.first_token, time);
-  for (std::size_t i = 0; i < segments.size(); ++i) {
-    const auto& s = segments[i];
-    const auto keys = saved.top(static_cast<index_t>(i), 0),
-               values = saved.top(static_cast<index_t>(i), 1);
+  const index_t segments = segment_count(c, saved.first_token, time);
+  for (index_t i = 0; i < segments; ++i) {
+    const segment s = segment_at(c, saved.first_token, time, i);
+    const auto keys = saved.top(i, 0), values = saved.top(i, 1);
     hds_top(backend, view<const State, 3>(state.keys_view()), keys);
     hds_top(backend, view<const State, 3>(state.values_view()), values);
-    attention(backend, detail::by_time(saved.query, batch, time).slice(1, s.begin, s.count), keys,
-              values, c.heads, detail::by_time(saved.read, batch, time).slice(1, s.begin, s.count),
-              {.probabilities = detail::probabilities_of(saved.probabilities, s, batch, c.heads)});
+    attention(backend, by_time(saved.query, batch, time).slice(1, s.begin, s.count), keys, values,
+              c.heads, by_time(saved.read, batch, time).slice(1, s.begin, s.count),
+              {.probabilities = probabilities_of(saved.probabilities, s, batch, c.heads)});
     if (c.update == update::stream) {
-      detail::add_time_sum(backend, view<const T, 3>(h.slice(1, s.begin, s.count)),
-                           state.sum_view());
+      add_time_sum(backend, view<const T, 3>(h.slice(1, s.begin, s.count)), state.sum_view());
       if (s.writes) write_summary(state, c.write, s.block, c.memory_block);
     }
   }
@@ -105,10 +85,10 @@ recurrence_report block_forward(const B& backend, const block_config& c,
     return a + hj + math::constant<V>(0.1) * v;
   };
   const auto add = [](const auto& a, const auto& b) { return a + b; };
-  const auto dropped = detail::dropout_of(c, drop.training, drop.seed, drop.stream);
+  const auto dropped = dropout_of(c, drop.training, drop.seed, drop.stream);
   if (dropped.active()) {
     transform(backend, contribute, saved.r, saved.r, contribution, at.v);
-    detail::apply_dropout(backend, dropped, saved.r);
+    apply_dropout(backend, dropped, saved.r);
     transform(backend, add, saved.r, saved.r, rows);
   } else {
     transform(
@@ -120,50 +100,32 @@ recurrence_report block_forward(const B& backend, const block_config& c,
   }
 
   rms_norm(backend, saved.r, w.norm2, saved.n2, c.norm);
-  const auto out = detail::token_rows(y);
-  detail::with_activation(c.activation, [&]<class Activation>() {
-    linear<Activation>(
-        backend, saved.n2, w.ffn_in.weight, saved.ffn_hidden,
-        {.bias = w.ffn_in.bias,
-         .preactivation = Activation::saves_output ? view<T, 2>{} : saved.ffn_pre,
-         .dropout = detail::dropout_of(c, drop.training, drop.seed, drop.stream + 1)});
+  const auto out = token_rows(y);
+  with_activation(c.activation, [&]<class Activation>() {
+    linear<Activation>(backend, saved.n2, w.ffn_in.weight, saved.ffn_hidden,
+                       {.bias = w.ffn_in.bias,
+                        .preactivation = Activation::saves_output ? view<T, 2>{} : saved.ffn_pre,
+                        .dropout = dropout_of(c, drop.training, drop.seed, drop.stream + 1)});
   });
   linear(backend, saved.ffn_hidden, w.ffn_out.weight, out,
          {.bias = w.ffn_out.bias,
-          .dropout = detail::dropout_of(c, drop.training, drop.seed, drop.stream + 2)});
+          .dropout = dropout_of(c, drop.training, drop.seed, drop.stream + 2)});
   transform(backend, add, out, out, saved.r);
 
   if (c.update == update::reference)
-    detail::write_reference(backend, view<const T, 3>(y), view<const T, 3>(h), state);
+    write_reference(backend, view<const T, 3>(y), view<const T, 3>(h), state);
   state.tokens += time;
   return report;
 }
 
-/// Parameter gradients accumulate; dx and the bank gradients are overwritten.
-template <backend_tag B, element T>
-recurrence_report block_backward(const B& backend, const block_config& c,
-                                 const block_parameters<const T>& w, const view<const T, 3>& x,
-                                 const view<const T, 3>& dy, block_activations<T>& saved,
-                                 const block_parameters<T>& dw, const view<T, 3>& dx,
-                                 const bank_gradients<accumulator_t<T>>& dbanks = {}) {
+template <class B, element T>
+recurrence_report backward_pass(const B& backend, const block_config& c,
+                                const block_parameters<const T>& w, const view<const T, 3>& x,
+                                const view<const T, 3>& dy, block_activations<T>& saved,
+                                const block_parameters<T>& dw, const view<T, 3>& dx,
+                                const bank_gradients<accumulator_t<T>>& dbanks) {
   using State = accumulator_t<T>;
-  const char* function = "block_backward";
-  check_config(function, c);
-  saved.check(function, c);
   const index_t batch = saved.batch(), time = saved.time(), d = c.width, tokens = batch * time;
-  detail::check_tokens(function, "x", x, batch, time, d);
-  detail::check_tokens(function, "dy", dy, batch, time, d);
-  detail::check_tokens(function, "dx", dx, batch, time, d);
-  check_optional_dense(function, "dbanks.keys", dbanks.keys, {batch, c.slots, d});
-  check_optional_dense(function, "dbanks.values", dbanks.values, {batch, c.slots, d});
-  check_disjoint(function, "dx", dx, "x", x);
-  check_disjoint(function, "dx", dx, "dy", dy);
-  if (tokens == 0) {
-    if (dbanks.keys) fill(backend, dbanks.keys, 0);
-    if (dbanks.values) fill(backend, dbanks.values, 0);
-    return {};
-  }
-
   auto* memory = scratch_of(backend);
   scratch<T> space(memory, static_cast<std::size_t>(tokens * (10 * d + c.ffn)));
   T* next = space.data();
@@ -176,12 +138,12 @@ recurrence_report block_backward(const B& backend, const block_config& c,
   const view<T, 2> dr = array(d), dsum = array(d), dh = array(d), dread = array(d),
                    dquery = array(d), dgamma = array(d);
   const view<T, 2> dhidden = array(c.ffn);
-  const detail::block_views<T> at(c, saved, saved.qkvz), d_at(c, saved, dqkvz);
+  const block_views<T> at(c, saved, saved.qkvz), d_at(c, saved, dqkvz);
   const auto drop = [&](std::uint64_t k) {
-    return detail::dropout_of(c, saved.training, saved.dropout_seed, saved.dropout_stream + k);
+    return dropout_of(c, saved.training, saved.dropout_seed, saved.dropout_stream + k);
   };
-  const auto dy_rows = detail::token_rows(dy), x_rows = detail::token_rows(x);
-  const auto dx_rows = detail::token_rows(dx);
+  const auto dy_rows = token_rows(dy), x_rows = token_rows(x);
+  const auto dx_rows = token_rows(dx);
 
   // y = r + ffn(norm2(r)); dn2 goes to dsum for the moment.
   linear_backward(backend, dy_rows, saved.ffn_hidden, w.ffn_out.weight,
@@ -190,7 +152,7 @@ recurrence_report block_backward(const B& backend, const block_config& c,
                    .dbias = dw.ffn_out.bias,
                    .accumulate_parameters = true,
                    .dropout = drop(2)});
-  detail::with_activation(c.activation, [&]<class Activation>() {
+  with_activation(c.activation, [&]<class Activation>() {
     linear_backward<Activation>(
         backend, dhidden, saved.n2, w.ffn_in.weight,
         {.saved = Activation::saves_output ? saved.ffn_hidden : saved.ffn_pre,
@@ -209,7 +171,7 @@ recurrence_report block_backward(const B& backend, const block_config& c,
   if (drop(0).active()) {
     dterm = dsum;
     transform(backend, [](const auto& a) { return a; }, dterm, dr);
-    detail::apply_dropout(backend, drop(0), dterm);
+    apply_dropout(backend, drop(0), dterm);
   }
   transform(
       backend, []<class V>(const V& a) { return std::array<V, 2>{a, math::constant<V>(0.1) * a}; },
@@ -234,9 +196,9 @@ recurrence_report block_backward(const B& backend, const block_config& c,
 
   // Attention, the last segment first: the gradient of the banks runs backwards through what was
   // written.
-  const auto segments = detail::segments_of(c, saved.first_token, time);
+  const index_t segments = segment_count(c, saved.first_token, time);
   const index_t top = hds_slots(c.slots)[2];
-  const bool through_memory = dbanks.keys || dbanks.values || segments.size() > 1;
+  const bool through_memory = dbanks.keys || dbanks.values || segments > 1;
   const index_t bank = through_memory ? batch * c.slots * d : 1, tops = batch * top * d;
   scratch<State> bank_space(memory, static_cast<std::size_t>(2 * bank + 2 * tops + batch * d));
   fill(backend, view<State, 1>{bank_space.data(), {static_cast<index_t>(bank_space.size())}}, 0);
@@ -245,13 +207,13 @@ recurrence_report block_backward(const B& backend, const block_config& c,
   const view<State, 3> dtop_keys{bank_space.data() + 2 * bank, {batch, top, d}},
       dtop_values{dtop_keys.data_handle() + tops, {batch, top, d}};
   const view<State, 2> dmean{dtop_values.data_handle() + tops, {batch, d}};
-  for (std::size_t i = segments.size(); i-- > 0;) {
-    const auto& s = segments[i];
+  for (index_t i = segments; i-- > 0;) {
+    const segment s = segment_at(c, saved.first_token, time, i);
     const auto part = [&](const view<T, 2>& v) {
-      return detail::by_time(v, batch, time).slice(1, s.begin, s.count);
+      return by_time(v, batch, time).slice(1, s.begin, s.count);
     };
     // Nothing after the last segment of this pass reads what it wrote.
-    if (s.writes && i + 1 < segments.size()) {
+    if (s.writes && i + 1 < segments) {
       write_summary_backward(dkeys, dvalues, c.write, s.block, dmean);
       const auto share = static_cast<State>(1.0 / static_cast<double>(c.memory_block));
       const auto dh_part = part(dh);
@@ -260,10 +222,9 @@ recurrence_report block_backward(const B& backend, const block_config& c,
           backend, [=]<class V>(const V& a, const V& m) { return a + V(share) * m; }, dh_part,
           dh_part, mean);
     }
-    const auto keys = saved.top(static_cast<index_t>(i), 0),
-               values = saved.top(static_cast<index_t>(i), 1);
+    const auto keys = saved.top(i, 0), values = saved.top(i, 1);
     attention_backward(backend, part(dread), part(saved.query), keys, values,
-                       detail::probabilities_of(saved.probabilities, s, batch, c.heads), c.heads,
+                       probabilities_of(saved.probabilities, s, batch, c.heads), c.heads,
                        {.dq = part(dquery),
                         .dk = through_memory ? dtop_keys : view<State, 3>{},
                         .dv = through_memory ? dtop_values : view<State, 3>{}});
@@ -288,7 +249,7 @@ recurrence_report block_backward(const B& backend, const block_config& c,
                    .accumulate_parameters = true});
 
   const auto recurrent_input = c.convex ? saved.z : at.z;
-  const auto three = [&](const view<T, 2>& v) { return detail::by_time(v, batch, time); };
+  const auto three = [&](const view<T, 2>& v) { return by_time(v, batch, time); };
   const auto report =
       recurrence_backward(backend, three(dh), three(recurrent_input), three(saved.gamma),
                           three(saved.h), w.recurrence(),
@@ -341,4 +302,4 @@ recurrence_report block_backward(const B& backend, const block_config& c,
   return report;
 }
 
-}  // namespace mmrec
+}  // namespace mmrec::detail

@@ -4,14 +4,9 @@
 #pragma once
 
 #include <mmrec/attention.hpp>
-#include <mmrec/block_parameters.hpp>
+#include <mmrec/block_activations.hpp>
 
-namespace mmrec {
-
-template <element T>
-class block_activations;
-
-namespace detail {
+namespace mmrec::detail {
 
 /// The tokens of a pass that read one state of the memory: [begin, begin + count) of the pass,
 /// memory block `block`; `writes` if the block ends with them.
@@ -19,15 +14,17 @@ struct segment {
   index_t begin, count, block;
   bool writes;
 };
-inline std::vector<segment> segments_of(const block_config& c, index_t first, index_t time) {
-  if (c.update == update::reference || time == 0) return {{0, time, 0, false}};
-  std::vector<segment> result;
-  for (index_t t = 0; t < time;) {
-    const index_t block = (first + t) / c.memory_block, end = (block + 1) * c.memory_block - first;
-    result.push_back({t, std::min(time, end) - t, block, end <= time});
-    t = std::min(time, end);
-  }
-  return result;
+inline index_t segment_count(const block_config& c, index_t first, index_t time) {
+  if (c.update == update::reference) return 1;
+  return (first + time - 1) / c.memory_block - first / c.memory_block + 1;
+}
+/// Segment i of a pass of time > 0 tokens from position `first` on.
+inline segment segment_at(const block_config& c, index_t first, index_t time, index_t i) {
+  if (c.update == update::reference) return {0, time, 0, false};
+  const index_t block = first / c.memory_block + i,
+                begin = std::max<index_t>(0, block * c.memory_block - first),
+                end = (block + 1) * c.memory_block - first;
+  return {begin, std::min(time, end) - begin, block, end <= time};
 }
 
 template <class F>
@@ -56,7 +53,7 @@ view<T, 4> probabilities_of(const view<T, 2>& all, const segment& s, index_t bat
   return {all.data_handle() + s.begin * batch * heads * slots, {batch, heads, s.count, slots}};
 }
 
-/// result[b, j] += sum over the segment of x, or x += value[b, j]: how h and its block mean meet.
+/// result[b, j] += sum over the segment of x.
 template <class B, class T, class State>
 void add_time_sum(const B& backend, const view<const T, 3>& x, const view<State, 2>& result) {
   using V = lanes_of<B, State>;
@@ -131,9 +128,10 @@ view<T, 2> token_rows(const view<T, 3>& x) {
   return {x.data_handle(), {x.extent(0) * x.extent(1), x.extent(2)}, {x.stride(1), x.stride(2)}};
 }
 
+/// A pass of `time` tokens can start from this state.
 template <class State>
 void check_state(const char* function, const block_config& c, const memory_state<State>& s,
-                 index_t batch) {
+                 index_t batch, index_t time) {
   if (s.batch != batch)
     throw error(function, "state", "a batch of " + std::to_string(batch),
                 "a state of batch " + std::to_string(s.batch));
@@ -141,6 +139,16 @@ void check_state(const char* function, const block_config& c, const memory_state
     throw error(function, "state",
                 "width " + std::to_string(c.width) + " and " + std::to_string(c.slots) + " slots",
                 std::to_string(s.width) + " and " + std::to_string(s.slots));
+  const auto row = static_cast<std::size_t>(batch * c.width),
+             bank = row * static_cast<std::size_t>(c.slots);
+  if (s.hidden.size() != row || s.sum.size() != row || s.keys.size() != bank ||
+      s.values.size() != bank)
+    throw error(function, "state", "arrays of its batch, width and slots", "other sizes");
+  const index_t short_rows = static_cast<index_t>(s.recent.size()) / c.width;
+  if (c.update == update::reference && short_rows > 0 && time > short_rows)
+    throw error(function, "x",
+                "at most " + std::to_string(short_rows) + " tokens (the short-term bank's rows)",
+                std::to_string(time));
 }
 
 /// Elementwise a o dropout factor: in place, or as a gradient.
@@ -155,6 +163,4 @@ void apply_dropout(const B& backend, const dropout& d, const view<T, 2>& x) {
   });
 }
 
-}  // namespace detail
-
-}  // namespace mmrec
+}  // namespace mmrec::detail

@@ -8,11 +8,18 @@
 //
 //   z, c, gamma, p (rows, D)   G0, C0 (I, D)   G2, C2 (D, I)   L (R, D)   U (D, R)   W_g (D, 2D)
 //
-// The clamp passes the gradient inside the closed interval and blocks it outside. Both are one or
-// two `decay_branch`es, a two-layer perceptron with a sigmoid; integrate is the MDI's own memory
-// update, which the block's recurrence replaces by the form of recurrence.hpp.
+// Elements are float, double or 16-bit storage. The clamp passes the gradient inside the closed
+// interval and blocks it outside. Both are one or two `decay_branch`es, a two-layer perceptron with
+// a sigmoid; integrate is the MDI's own memory update, which the block's recurrence replaces by the
+// form of recurrence.hpp. Errors: shapes, null data, outputs that overlap inputs or each other.
+//
+//   decay_branch<activation::gelu>(backend::simd{}, z, from_z, saved_z);       // MDI with a context
+//   decay_branch<activation::gelu>(backend::simd{}, c, from_c, saved_c);
+//   combine_decay(backend::simd{}, factor_z, factor_c, gamma);
+//   integrate(backend::simd{}, z, p, gamma, w, bias, gate, h_new);
 #pragma once
 
+#include <mmrec/check_outputs.hpp>
 #include <mmrec/linear.hpp>
 #include <mmrec/transform.hpp>
 
@@ -38,9 +45,45 @@ struct decay_branch_saved {
   view<T, 2> factor{};         ///< (rows, D), the sigmoid
 };
 
+namespace detail {
+
+/// The shapes of a branch and of what it saves for x (rows, D).
+template <class Activation, element T>
+void check_branch(const char* function, const view<const T, 2>& x,
+                  const decay_branch_weights<const T>& w, const decay_branch_saved<T>& saved) {
+  const index_t rows = x.extent(0), d = x.extent(1), inner = w.w0.extent(0);
+  check_view(function, "x", x, {rows, d});
+  check_view(function, "w0", w.w0, {inner, d});
+  check_optional(function, "b0", w.b0, {inner});
+  check_view(function, "w2", w.w2, {d, inner});
+  check_optional(function, "b2", w.b2, {d});
+  if constexpr (!Activation::saves_output)
+    check_view(function, "saved.preactivation", saved.preactivation, {rows, inner});
+  check_view(function, "saved.hidden", saved.hidden, {rows, inner});
+  check_view(function, "saved.factor", saved.factor, {rows, d});
+}
+
+template <element T>
+auto branch_inputs(const view<const T, 2>& x, const decay_branch_weights<const T>& w) {
+  return std::tuple{argument{"x", x}, argument{"w0", w.w0}, argument{"b0", w.b0},
+                    argument{"w2", w.w2}, argument{"b2", w.b2}};
+}
+
+template <class Activation, element T>
+auto branch_saved(const decay_branch_saved<T>& saved) {
+  return std::tuple{argument{"saved.preactivation",
+                             Activation::saves_output ? view<T, 2>{} : saved.preactivation},
+                    argument{"saved.hidden", saved.hidden}, argument{"saved.factor", saved.factor}};
+}
+
+}  // namespace detail
+
 template <class Activation, backend_tag B, element T>
 void decay_branch(const B& backend, const view<const T, 2>& x,
                   const decay_branch_weights<const T>& w, const decay_branch_saved<T>& saved) {
+  const char* function = "decay_branch";
+  detail::check_branch<Activation>(function, x, w, saved);
+  check_outputs(function, detail::branch_saved<Activation>(saved), detail::branch_inputs(x, w));
   linear<Activation>(
       backend, x, w.w0, saved.hidden,
       {.bias = w.b0,
@@ -55,6 +98,20 @@ void decay_branch_backward(const B& backend, const view<const T, 2>& dfactor,
                            const view<const T, 2>& x, const decay_branch_weights<const T>& w,
                            const decay_branch_saved<T>& saved, const decay_branch_weights<T>& dw,
                            const view<T, 2>& dx, bool accumulate_dx) {
+  const char* function = "decay_branch_backward";
+  detail::check_branch<Activation>(function, x, w, saved);
+  check_view(function, "dfactor", dfactor, x.extents());
+  check_optional(function, "dx", dx, x.extents());
+  check_optional(function, "dw.w0", dw.w0, w.w0.extents());
+  check_optional(function, "dw.b0", dw.b0, {w.w0.extent(0)});
+  check_optional(function, "dw.w2", dw.w2, w.w2.extents());
+  check_optional(function, "dw.b2", dw.b2, {w.w2.extent(0)});
+  check_outputs(
+      function,
+      std::tuple{argument{"dx", dx}, argument{"dw.w0", dw.w0}, argument{"dw.b0", dw.b0},
+                 argument{"dw.w2", dw.w2}, argument{"dw.b2", dw.b2}},
+      std::tuple_cat(std::tuple{argument{"dfactor", dfactor}}, detail::branch_inputs(x, w),
+                     detail::branch_saved<Activation>(saved)));
   scratch<T> memory(scratch_of(backend),
                     static_cast<std::size_t>(std::max<index_t>(1, saved.hidden.size())));
   const view<T, 2> dhidden{memory.data(), saved.hidden.extents()};
@@ -78,6 +135,8 @@ void decay_branch_backward(const B& backend, const view<const T, 2>& dfactor,
 template <backend_tag B, element T>
 void combine_decay(const B& backend, const view<const T, 2>& factor,
                    const view<const T, 2>& context, const view<T, 2>& gamma) {
+  check_view("combine_decay", "gamma", gamma, factor.extents());
+  check_optional("combine_decay", "context", context, factor.extents());
   const auto clamp = []<class V>(const V& v) {
     const V low = math::constant<V>(decay_floor), high = math::constant<V>(1 - decay_floor);
     return math::select(v < low, low, math::select(v > high, high, v));
@@ -95,6 +154,14 @@ template <backend_tag B, element T>
 void combine_decay_backward(const B& backend, const view<const T, 2>& dgamma,
                             const view<const T, 2>& factor, const view<const T, 2>& context,
                             const view<T, 2>& dfactor, const view<T, 2>& dcontext) {
+  const char* function = "combine_decay_backward";
+  check_view(function, "dgamma", dgamma, factor.extents());
+  check_view(function, "dfactor", dfactor, factor.extents());
+  check_optional(function, "context", context, factor.extents());
+  if (context)
+    check_view(function, "dcontext", dcontext, context.extents());
+  else if (dcontext)
+    throw error(function, "dcontext", "none without a context", "one");
   const auto inside = []<class V>(const V& product, const V& d) {
     const V low = math::constant<V>(decay_floor), high = math::constant<V>(1 - decay_floor);
     return math::select(product < low || product > high, math::constant<V>(0), d);
@@ -113,13 +180,35 @@ void combine_decay_backward(const B& backend, const view<const T, 2>& dgamma,
         factor);
 }
 
-/// h_new = (1 - g) o p + g o z + gamma o p with g = sigma(W_g [z; p] + b), saved in `gate`.
+namespace detail {
+
+template <element T>
+void check_integrate(const char* function, const view<const T, 2>& z, const view<const T, 2>& p,
+                     const view<const T, 2>& gamma, const view<const T, 2>& w,
+                     const view<const T, 2>& gate) {
+  check_view(function, "z", z, z.extents());
+  check_view(function, "p", p, z.extents());
+  check_view(function, "gamma", gamma, z.extents());
+  check_view(function, "w", w, {z.extent(1), 2 * z.extent(1)});
+  check_view(function, "gate", gate, z.extents());
+}
+
+}  // namespace detail
+
+/// h_new = (1 - g) o p + g o z + gamma o p with g = sigma(W_g [z; p] + b), saved in `gate`. h_new
+/// may be p; the backward needs p as it was.
 template <backend_tag B, element T>
 void integrate(const B& backend, const view<const T, 2>& z, const view<const T, 2>& p,
                const view<const T, 2>& gamma, const view<const T, 2>& w,
                const view<const T, 1>& bias, const view<T, 2>& gate, const view<T, 2>& h_new) {
+  const char* function = "integrate";
   const index_t d = z.extent(1);
-  check_view("integrate", "w", w, {d, 2 * d});
+  detail::check_integrate<T>(function, z, p, gamma, w, gate);
+  check_optional(function, "bias", bias, {d});
+  check_view(function, "h_new", h_new, z.extents());
+  check_outputs(function, std::tuple{argument{"gate", gate}, argument{"h_new", h_new}},
+                std::tuple{argument{"z", z}, argument{"p", unless_same(p, h_new)},
+                           argument{"gamma", gamma}, argument{"w", w}, argument{"bias", bias}});
   scratch<T> memory(scratch_of(backend), static_cast<std::size_t>(std::max<index_t>(1, z.size())));
   const view<T, 2> from_state{memory.data(), z.extents()};
   linear(backend, p, w.slice(1, d, d), from_state);
@@ -133,16 +222,27 @@ void integrate(const B& backend, const view<const T, 2>& z, const view<const T, 
       std::tuple{gate, h_new}, gate, from_state, z, p, gamma);
 }
 
-/// Gradients of integrate. dgamma accumulates into `dgamma`; dz and dp are overwritten; dw and db
-/// accumulate.
+/// dz and dp are overwritten; dgamma, dw and db accumulate.
 template <backend_tag B, element T>
 void integrate_backward(const B& backend, const view<const T, 2>& dh, const view<const T, 2>& z,
                         const view<const T, 2>& p, const view<const T, 2>& gamma,
                         const view<const T, 2>& w, const view<const T, 2>& gate,
                         const view<T, 2>& dz, const view<T, 2>& dp, const view<T, 2>& dgamma,
                         const view<T, 2>& dw, const view<T, 1>& db) {
+  const char* function = "integrate_backward";
   const index_t d = z.extent(1);
-  check_view("integrate_backward", "w", w, {d, 2 * d});
+  detail::check_integrate(function, z, p, gamma, w, gate);
+  check_view(function, "dh", dh, z.extents());
+  check_view(function, "dz", dz, z.extents());
+  check_view(function, "dp", dp, z.extents());
+  check_view(function, "dgamma", dgamma, z.extents());
+  check_view(function, "dw", dw, w.extents());
+  check_optional(function, "db", db, {d});
+  check_outputs(function,
+                std::tuple{argument{"dz", dz}, argument{"dp", dp}, argument{"dgamma", dgamma},
+                           argument{"dw", dw}, argument{"db", db}},
+                std::tuple{argument{"dh", dh}, argument{"z", z}, argument{"p", p},
+                           argument{"gamma", gamma}, argument{"w", w}, argument{"gate", gate}});
   scratch<T> memory(scratch_of(backend), static_cast<std::size_t>(std::max<index_t>(1, z.size())));
   const view<T, 2> du{memory.data(), z.extents()};
   transform(

@@ -3,16 +3,20 @@
 //
 //   y_i = E[id_i];   dE[v] += sum over i with id_i = v of dy_i   (always accumulates)
 //
-//   ids (rows), 64- or 32-bit integers   table, dtable (vocabulary, D)   y, dy (rows, D)
-//   unit stride on D
+//   ids (rows), integers of any width   table, dtable (vocabulary, D)   y, dy (rows, D)
 //
-// Rows of one id are added in their order, so the bits do not depend on the number of threads.
-// Errors: an id outside [0, vocabulary), shapes, overlap.
+// Elements are float, double or 16-bit storage; unit stride on D. Rows of one id are added in their
+// order, in the arithmetic type, and stored once: the bits do not depend on the number of threads.
+// Errors: an id outside [0, vocabulary), shapes, null data, another stride than 1 on D, overlap.
+//
+//   embedding(backend::simd{}, ids, table, y);
+//   embedding_backward(backend::simd{}, dy, ids, dtable);
 #pragma once
 
 #include <mmrec/loops.hpp>
 
 #include <concepts>
+#include <utility>
 
 namespace mmrec {
 
@@ -20,7 +24,7 @@ template <std::integral Id>
 void check_ids(const char* function, const char* argument, const view<const Id, 1>& ids,
                index_t vocabulary) {
   for (index_t i = 0; i < ids.extent(0); ++i)
-    if (ids(i) < 0 || static_cast<index_t>(ids(i)) >= vocabulary)
+    if (std::cmp_less(ids(i), 0) || std::cmp_greater_equal(ids(i), vocabulary))
       throw error(function, argument, "ids in [0, " + std::to_string(vocabulary) + ")",
                   std::to_string(ids(i)) + " at index " + std::to_string(i));
 }
@@ -64,15 +68,24 @@ void embedding_backward(const B& backend, const G& dy, const view<const Id, 1>& 
   check_disjoint("embedding_backward", "dtable", to, "dy", from);
   check_disjoint("embedding_backward", "dtable", to, "ids", ids);
   check_ids("embedding_backward", "ids", ids, to.extent(0));
+  // The rows of an id as a list in their order; only the heads of ids that occur are touched.
+  const auto id_of = [&](index_t i) { return static_cast<index_t>(ids(i)); };
+  scratch<index_t> lists(scratch_of(backend), static_cast<std::size_t>(to.extent(0) + rows + 1));
+  index_t *first = lists.data(), *next = first + to.extent(0);
+  for (index_t i = 0; i < rows; ++i) first[id_of(i)] = -1;
+  for (index_t i = rows; i-- > 0;) next[i] = std::exchange(first[id_of(i)], i);
   // Threads own columns, not rows, so that no two of them meet in one element.
   constexpr index_t w = 4 * lane_traits<V>::count;
   for_each_row(backend, (n + w - 1) / w, rows * w, [&](index_t strip) {
     const index_t begin = strip * w, width = std::min(w, n - begin);
     for (index_t i = 0; i < rows; ++i) {
-      T* target = &to(static_cast<index_t>(ids(i)), begin);
+      if (first[id_of(i)] != i) continue;
+      T* target = &to(id_of(i), begin);
       for_units<V>(width, [&](index_t j, std::size_t live) {
-        store_unit(target + j,
-                   load_unit<V>(target + j, live) + load_unit<V>(&from(i, begin) + j, live), live);
+        V total = load_unit<V>(target + j, live);
+        for (index_t k = i; k >= 0; k = next[k])
+          total = total + load_unit<V>(&from(k, begin) + j, live);
+        store_unit(target + j, total, live);
       });
     }
   });

@@ -4,11 +4,12 @@
 //   loss = mean over rows with target != ignore of  logsumexp(logits_i) - logits_i[target_i]
 //   dlogits_i = (softmax(logits_i) - onehot(target_i)) scale / count,  0 for ignored rows
 //
-//   logits, dlogits (rows, classes), unit stride on classes; targets (rows), 64- or 32-bit integers
+//   logits, dlogits (rows, classes), unit stride on classes; targets (rows), integers of any width
 //
-// The mean is summed in double in the order of rows. dlogits may be the logits themselves. If every
-// row is ignored the loss is 0. Errors: a target outside [0, classes) that is not `ignore`, shapes,
-// overlap.
+// Elements are float, double or 16-bit storage; the loss is a double, a mean summed in the order of
+// rows. dlogits may be the logits themselves. If every row is ignored the loss is 0. Errors: a
+// target outside [0, classes) that is not `ignore`, shapes, null data, another stride than 1 on
+// classes, overlap.
 //
 //   double loss = cross_entropy(backend::simd{}, logits, targets);
 //   double loss = cross_entropy(backend::simd{}, logits, targets, {.dlogits = logits});
@@ -18,6 +19,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <utility>
 
 namespace mmrec {
 
@@ -27,6 +29,22 @@ struct cross_entropy_options {
   double scale = 1;            ///< gradient of the caller's loss with respect to this mean
   std::int64_t ignore = -100;  ///< rows with this target count for nothing
 };
+
+/// The number of rows that count.
+template <std::integral Id>
+index_t check_targets(const char* function, const view<const Id, 1>& targets, index_t classes,
+                      std::int64_t ignore) {
+  index_t count = 0;
+  for (index_t i = 0; i < targets.extent(0); ++i) {
+    if (std::cmp_equal(targets(i), ignore)) continue;
+    if (std::cmp_less(targets(i), 0) || std::cmp_greater_equal(targets(i), classes))
+      throw error(function, "targets",
+                  "ids in [0, " + std::to_string(classes) + ") or " + std::to_string(ignore),
+                  std::to_string(targets(i)) + " at row " + std::to_string(i));
+    ++count;
+  }
+  return count;
+}
 
 template <backend_tag B, readable_array<2> L, std::integral Id>
 double cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& targets,
@@ -44,27 +62,18 @@ double cross_entropy(const B& backend, const L& logits, const view<const Id, 1>&
   check_distinct(function, "dlogits", options.dlogits);
   check_disjoint_or_same(function, "dlogits", options.dlogits, "logits", in);
   check_disjoint(function, "dlogits", options.dlogits, "targets", targets);
-  index_t count = 0;
-  for (index_t i = 0; i < rows; ++i) {
-    const auto t = static_cast<std::int64_t>(targets(i));
-    if (t == options.ignore) continue;
-    if (t < 0 || t >= classes)
-      throw error(
-          function, "targets",
-          "ids in [0, " + std::to_string(classes) + ") or " + std::to_string(options.ignore),
-          std::to_string(t) + " at row " + std::to_string(i));
-    ++count;
-  }
+  const index_t count = check_targets(function, targets, classes, options.ignore);
 
   scratch<double> losses(scratch_of(backend), static_cast<std::size_t>(std::max<index_t>(1, rows)));
   const double share = count ? options.scale / static_cast<double>(count) : 0;
   for_each_row(backend, rows, 8 * classes, [&](index_t i) {
-    const auto target = static_cast<std::int64_t>(targets(i));
+    const bool ignored = std::cmp_equal(targets(i), options.ignore);
+    const auto target = static_cast<index_t>(targets(i));
     const T* x = &in(i, 0);
     T* d = options.dlogits ? &options.dlogits(i, 0) : nullptr;
     double& loss = losses[static_cast<std::size_t>(i)];
     loss = 0;
-    if (target == options.ignore) {
+    if (ignored) {
       if (d)
         for_units<V>(classes, [&](index_t j, std::size_t live) {
           store_unit(d + j, math::constant<V>(0), live);

@@ -16,8 +16,18 @@
 //                      written, as key and value: to slot k mod M (write_rule::ring) or to every
 //                      slot as M := 0.99 M + 0.01 mean (decay). The result does not depend on how
 //                      the tokens are cut into passes, to rounding.
+//
+// Levels are of float, double or 16-bit storage with unit stride on D; a state is float or double.
+// Errors: fewer than 16 slots, a level with more slots than the one it is pooled from, shapes, null
+// data, overlap, banks of different sizes.
+//
+//   auto state = memory_state<float>::make(batch, width, initial_bank<float>(slots, width, seed, 0),
+//                                          initial_bank<float>(slots, width, seed, 1));
+//   hds_top(backend::simd{}, view<const float, 3>(state.keys_view()), keys);
+//   hds_top_backward(backend::simd{}, dkeys, dslots);
 #pragma once
 
+#include <mmrec/check_outputs.hpp>
 #include <mmrec/loops.hpp>
 #include <mmrec/random.hpp>
 
@@ -56,6 +66,7 @@ void hds_pool(const B& backend, const view<const T, 3>& level, const view<T, 3>&
                 d = level.extent(2);
   check_dense("hds_pool", "level", level, level.extents());
   check_dense("hds_pool", "next", next, {level.extent(0), next.extent(1), d});
+  check_distinct("hds_pool", "next", next);
   check_disjoint("hds_pool", "next", next, "level", level);
   const V share = math::constant<V>(1.0 / static_cast<double>(stride));
   const index_t slots = next.extent(1);
@@ -79,6 +90,7 @@ void hds_pool_backward(const B& backend, const view<const T, 3>& dnext, const vi
                 d = dlevel.extent(2);
   check_dense("hds_pool_backward", "dlevel", dlevel, dlevel.extents());
   check_dense("hds_pool_backward", "dnext", dnext, {dlevel.extent(0), dnext.extent(1), d});
+  check_distinct("hds_pool_backward", "dlevel", dlevel);
   check_disjoint("hds_pool_backward", "dlevel", dlevel, "dnext", dnext);
   const V share = math::constant<V>(1.0 / static_cast<double>(stride));
   const index_t slots = dnext.extent(1);
@@ -99,6 +111,10 @@ template <backend_tag B, element T>
 void hds_top(const B& backend, const view<const T, 3>& slots, const view<T, 3>& top) {
   const auto levels = hds_slots(slots.extent(1));
   const index_t batch = slots.extent(0), d = slots.extent(2);
+  check_dense("hds_top", "slots", slots, slots.extents());
+  check_dense("hds_top", "top", top, {batch, levels[2], d});
+  check_distinct("hds_top", "top", top);
+  check_disjoint("hds_top", "top", top, "slots", slots);
   scratch<T> memory(scratch_of(backend),
                     static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
   const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
@@ -111,6 +127,10 @@ template <backend_tag B, element T>
 void hds_top_backward(const B& backend, const view<const T, 3>& dtop, const view<T, 3>& dslots) {
   const auto levels = hds_slots(dslots.extent(1));
   const index_t batch = dslots.extent(0), d = dslots.extent(2);
+  check_dense("hds_top_backward", "dslots", dslots, dslots.extents());
+  check_dense("hds_top_backward", "dtop", dtop, {batch, levels[2], d});
+  check_distinct("hds_top_backward", "dslots", dslots);
+  check_disjoint("hds_top_backward", "dslots", dslots, "dtop", dtop);
   scratch<T> memory(scratch_of(backend),
                     static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
   std::fill_n(memory.data(), memory.size(), T(0));
@@ -171,6 +191,7 @@ std::vector<State> initial_bank(index_t slots, index_t width, std::uint64_t seed
 /// Writes the summary of memory block k into the banks.
 template <class State>
 void write_summary(memory_state<State>& s, write_rule rule, index_t block, index_t block_tokens) {
+  check_positive("write_summary", "block_tokens", block_tokens);
   const auto keep = static_cast<State>(decay_rule_keep);
   for (index_t b = 0; b < s.batch; ++b) {
     State* mean = s.sum.data() + b * s.width;
@@ -194,6 +215,14 @@ template <class State>
 void write_summary_backward(const view<State, 3>& dkeys, const view<State, 3>& dvalues,
                             write_rule rule, index_t block, const view<State, 2>& dmean) {
   const auto [batch, slots, width] = dkeys.extents();
+  const char* function = "write_summary_backward";
+  check_view(function, "dkeys", dkeys, dkeys.extents());
+  check_view(function, "dvalues", dvalues, dkeys.extents());
+  check_view(function, "dmean", dmean, {batch, width});
+  check_outputs(
+      function,
+      std::tuple{argument{"dkeys", dkeys}, argument{"dvalues", dvalues}, argument{"dmean", dmean}},
+      std::tuple{});
   const bool ring = rule == write_rule::ring;
   const auto keep = ring ? State(0) : static_cast<State>(decay_rule_keep);
   const index_t first = ring ? block % slots : 0, last = ring ? first + 1 : slots;

@@ -4,7 +4,13 @@
 //   x = E[ids];  x = block_i(x), i = 0 .. layers - 1;  logits = norm(x) E^T
 //   loss = mean cross-entropy
 //
-//   ids, targets (batch, time)   logits (batch, time, vocabulary)
+//   ids, targets (batch, time), row-major integers of any width   logits (batch, time, vocabulary)
+//
+// Parameters, gradients and logits are float, double or 16-bit storage; the state is of the
+// arithmetic type, the loss a double. Errors, before anything is written: a configuration that
+// cannot be, ids outside the vocabulary, targets outside it that are not -100, shapes, other
+// strides, a model or a state of another configuration than the pass, gradients of another size or
+// on top of the parameters.
 //
 // A `model` is its parameters: one flat array with named parts (a parallel array of gradients has
 // the same layout). A `model_state` is what it remembers of a batch of sequences. A `model_pass` is
@@ -18,6 +24,7 @@
 #pragma once
 
 #include <mmrec/block.hpp>
+#include <mmrec/check_outputs.hpp>
 #include <mmrec/embedding.hpp>
 #include <mmrec/loss.hpp>
 
@@ -138,9 +145,10 @@ class model {
       return;
     }
     const index_t slots = config_.block.slots, d = config_.block.width;
+    for (const auto& memory : s.blocks)
+      detail::check_state("restart", config_.block, memory, batch, 0);
     for (std::size_t i = 0; i < s.blocks.size(); ++i) {
       auto& memory = s.blocks[i];
-      detail::check_state("restart", config_.block, memory, batch);
       memory.tokens = 0;
       for (auto* part : {&memory.hidden, &memory.sum, &memory.recent})
         std::fill(part->begin(), part->end(), State(0));
@@ -208,12 +216,12 @@ class model_pass {
   view<T, 3> logits() { return {logits_.data(), {batch_, time_, v_}}; }
   const recurrence_report& report() const { return report_; }
 
-  /// Logits only. Advances the state. Ids outside the vocabulary are an error before anything is
-  /// written.
+  /// Logits only. Advances the state.
   template <backend_tag B, std::integral Id>
   void forward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
                model_state<State>& state, const block_dropout& drop = {}) {
-    check(m, ids, state);
+    check("model_pass::forward", m, ids);
+    check_state("model_pass::forward", m, state);
     const auto& c = m.config();
     const T* w = m.parameters().data();
     embedding(backend, flat(ids), m.table(w), rows(0));
@@ -236,13 +244,9 @@ class model_pass {
   double forward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
                  const view<const Id, 2>& targets, model_state<State>& state,
                  bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
-    check_view("model_pass::forward", "targets", targets, {batch_, time_});
-    for (index_t b = 0; b < batch_; ++b)
-      for (index_t t = 0; t < time_; ++t)
-        if (const auto id = static_cast<std::int64_t>(targets(b, t));
-            id != -100 && (id < 0 || id >= v_))
-          throw error("model_pass::forward", "targets",
-                      "ids in [0, " + std::to_string(v_) + ") or -100", std::to_string(id));
+    const char* function = "model_pass::forward";
+    check_tokens(function, "targets", targets);
+    check_targets(function, flat(targets), v_, -100);
     forward(backend, m, ids, state, drop);
     return cross_entropy(backend, flat_logits(), flat(targets),
                          {.dlogits = for_backward ? flat_logits() : view<T, 2>{}, .scale = scale});
@@ -253,14 +257,15 @@ class model_pass {
   template <backend_tag B, std::integral Id>
   void backward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
                 std::span<T> gradients, std::span<const bank_gradients<State>> dbanks = {}) {
-    if (gradients.size() != m.parameters().size())
-      throw error("model_pass::backward", "gradients",
-                  std::to_string(m.parameters().size()) + " elements",
-                  std::to_string(gradients.size()));
+    const char* function = "model_pass::backward";
+    check(function, m, ids);
     const auto& c = m.config();
-    if (!dbanks.empty() && dbanks.size() != static_cast<std::size_t>(c.layers))
-      throw error("model_pass::backward", "dbanks", std::to_string(c.layers) + " entries",
-                  std::to_string(dbanks.size()));
+    const auto size = static_cast<index_t>(m.parameters().size());
+    const auto all = as_view(gradients);
+    check_view(function, "gradients", all, {size});
+    check_disjoint(function, "gradients", all, "parameters", as_view(m.parameters()));
+    check_disjoint(function, "gradients", all, "ids", ids);
+    check_banks(function, c, dbanks);
     if (batch_ * time_ == 0) {
       for (const auto& d : dbanks) {
         if (d.keys) fill(backend, d.keys, 0);
@@ -292,23 +297,44 @@ class model_pass {
   }
 
  private:
+  template <class Id>
+  void check_tokens(const char* function, const char* argument, const view<const Id, 2>& v) const {
+    check_view(function, argument, v, {batch_, time_});
+    if (v.size() > 1 && (v.stride(1) != 1 || (batch_ > 1 && v.stride(0) != time_)))
+      throw error(function, argument, "a row-major array", "strides " + to_string(v.strides()));
+  }
   template <std::integral Id>
-  void check(const model<T>& m, const view<const Id, 2>& ids, const model_state<State>& state) {
-    const char* function = "model_pass::forward";
+  void check(const char* function, const model<T>& m, const view<const Id, 2>& ids) const {
     if (m.config().block.width != d_ || m.config().vocabulary != v_ ||
         m.config().layers != static_cast<index_t>(blocks_.size()))
       throw error(function, "model", "the configuration this pass was made for", "another");
-    check_view(function, "ids", ids, {batch_, time_});
+    blocks_[0].check(function, m.config().block);
+    check_tokens(function, "ids", ids);
     check_ids(function, "ids", flat(ids), v_);
+  }
+  void check_state(const char* function, const model<T>& m, const model_state<State>& state) const {
     if (state.blocks.size() != blocks_.size())
       throw error(function, "state", std::to_string(blocks_.size()) + " blocks",
                   std::to_string(state.blocks.size()));
-    for (const auto& s : state.blocks) detail::check_state(function, m.config().block, s, batch_);
+    for (const auto& s : state.blocks)
+      detail::check_state(function, m.config().block, s, batch_, time_);
+  }
+  void check_banks(const char* function, const model_config& c,
+                   std::span<const bank_gradients<State>> dbanks) const {
+    if (!dbanks.empty() && dbanks.size() != blocks_.size())
+      throw error(function, "dbanks", std::to_string(blocks_.size()) + " entries",
+                  std::to_string(dbanks.size()));
+    for (const auto& bank : dbanks) {
+      check_optional_dense(function, "dbanks.keys", bank.keys, {batch_, c.block.slots, d_});
+      check_optional_dense(function, "dbanks.values", bank.values, {batch_, c.block.slots, d_});
+      check_outputs(
+          function,
+          std::tuple{argument{"dbanks.keys", bank.keys}, argument{"dbanks.values", bank.values}},
+          std::tuple{});
+    }
   }
   template <class Id>
   view<const Id, 1> flat(const view<const Id, 2>& v) const {
-    if (v.size() > 1 && (v.stride(1) != 1 || (v.extent(0) > 1 && v.stride(0) != v.extent(1))))
-      throw error("model_pass", "ids", "a row-major array", "other strides");
     return {v.data_handle(), {v.size()}};
   }
   view<T, 3> tokens(index_t i) {

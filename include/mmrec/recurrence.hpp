@@ -19,12 +19,17 @@
 // adjoint is solved in the same way. On a CPU the sequential solver is the faster one at every size
 // measured; it is the default.
 //
+// final may be the initial state, and dinitial may be dfinal. Errors: shapes, null data (the weights
+// of the mix gate only where there is one), another stride than 1 on D, outputs that overlap inputs
+// or each other, a form with max_sweeps or window below 1 or a negative tolerance.
+//
 //   auto report = recurrence(backend::simd{}, z, gamma, weights, h,
 //                            {.initial = h0, .final = hT, .gates = saved});
 //   recurrence_backward(backend::simd{}, dh, z, gamma, h, weights,
 //                       {.gates = saved, .dz = dz, .initial = h0});
 #pragma once
 
+#include <mmrec/check_outputs.hpp>
 #include <mmrec/recurrence_adjoint.hpp>
 #include <mmrec/recurrence_solvers.hpp>
 #include <mmrec/recurrence_types.hpp>
@@ -56,6 +61,15 @@ void check_recurrence(const char* function, const view<const T, 3>& z,
   check_form(function, form);
 }
 
+/// The weights that this form reads.
+template <element T>
+auto weight_arguments(const recurrence_weights<T>& w, const recurrence_form& form) {
+  return std::tuple{argument{"weights.block", w.block},
+                    argument{"weights.block_bias", w.block_bias},
+                    argument{"weights.mix", form.mix_gate ? w.mix : view<const T, 2>{}},
+                    argument{"weights.mix_bias", form.mix_gate ? w.mix_bias : view<const T, 1>{}}};
+}
+
 }  // namespace detail
 
 template <backend_tag B, readable_array<3> Z, readable_array<3> Gamma, writable_array<3> H>
@@ -73,21 +87,29 @@ recurrence_report recurrence(const B& backend, const Z& z, const Gamma& gamma,
   check_optional_dense(function, "initial", options.initial, {batch, d});
   check_optional_dense(function, "final", options.final, {batch, d});
   check_optional_dense(function, "gates", options.gates, {batch, time, 2 * d});
-  check_disjoint(function, "h", out, "z", in);
-  check_disjoint(function, "h", out, "gamma", decay);
-  check_disjoint(function, "h", out, "initial", options.initial);
-  check_disjoint(function, "gates", options.gates, "z", in);
-  check_disjoint(function, "gates", options.gates, "gamma", decay);
-  check_disjoint(function, "gates", options.gates, "h", out);
-  check_disjoint_or_same(function, "final", options.final, "initial", options.initial);
-  check_disjoint(function, "final", options.final, "h", out);
+  check_outputs(
+      function,
+      std::tuple{argument{"h", out}, argument{"gates", options.gates},
+                 argument{"final", options.final}},
+      std::tuple_cat(std::tuple{argument{"z", in}, argument{"gamma", decay},
+                                argument{"initial", unless_same(options.initial, options.final)}},
+                     detail::weight_arguments(weights, options.form)));
   return detail::solve_recurrence(backend, in, decay, weights, out, options);
 }
 
 /// With e_t = dL/dh_t including what comes from t + 1:
-///   a_b = e z s (1 - s);  a_m = mix e (z - p) m (1 - m);  dz = e (s + mix m) + W_m[:, :D]^T a_m;
-///   dgamma = (1 + mix) e p;  dp = e ((1 + mix) gamma + mix (1 - m)) + W_b^T a_b + W_m[:, D:]^T
-///   a_m; dW_b = sum a_b p^T, db_b = sum a_b, dW_m = sum a_m [z; p]^T, db_m = sum a_m.
+///
+///     a_b    = e z s (1 - s)
+///     a_m    = mix e (z - p) m (1 - m)
+///     dz     = e (s + mix m) + W_m[:, :D]^T a_m
+///     dgamma = (1 + mix) e p
+///     dp     = e ((1 + mix) gamma + mix (1 - m)) + W_b^T a_b + W_m[:, D:]^T a_m
+///     dW_b   = sum a_b p^T
+///     db_b   = sum a_b
+///     dW_m   = sum a_m [z; p]^T
+///     db_m   = sum a_m
+///
+/// Every gradient is optional; those of the weights overwrite or accumulate.
 template <backend_tag B, readable_array<3> G, readable_array<3> Z, readable_array<3> Gamma,
           readable_array<3> H>
 recurrence_report recurrence_backward(const B& backend, const G& dh, const Z& z, const Gamma& gamma,
@@ -111,18 +133,19 @@ recurrence_report recurrence_backward(const B& backend, const G& dh, const Z& z,
   check_optional_dense(function, "initial", gradients.initial, {batch, d});
   check_optional_dense(function, "dfinal", gradients.dfinal, {batch, d});
   check_optional_dense(function, "dinitial", gradients.dinitial, {batch, d});
-  const auto apart = [&](const char* name, const auto& o) {
-    check_disjoint(function, name, o, "dh", g);
-    check_disjoint(function, name, o, "z", in);
-    check_disjoint(function, name, o, "gamma", decay);
-    check_disjoint(function, name, o, "h", out);
-    check_disjoint(function, name, o, "gates", gradients.gates);
-  };
-  apart("dz", gradients.dz);
-  apart("dgamma", gradients.dgamma);
-  check_disjoint(function, "dz", gradients.dz, "dgamma", gradients.dgamma);
-  apart("dblock", gradients.dblock);
-  apart("dmix", gradients.dmix);
+  check_outputs(
+      function,
+      std::tuple{argument{"dz", gradients.dz}, argument{"dgamma", gradients.dgamma},
+                 argument{"dblock", gradients.dblock},
+                 argument{"dblock_bias", gradients.dblock_bias}, argument{"dmix", gradients.dmix},
+                 argument{"dmix_bias", gradients.dmix_bias},
+                 argument{"dinitial", gradients.dinitial}},
+      std::tuple_cat(
+          std::tuple{argument{"dh", g}, argument{"z", in}, argument{"gamma", decay},
+                     argument{"h", out}, argument{"gates", gradients.gates},
+                     argument{"initial", gradients.initial},
+                     argument{"dfinal", unless_same(gradients.dfinal, gradients.dinitial)}},
+          detail::weight_arguments(weights, gradients.form)));
   return detail::solve_adjoint(backend, g, in, decay, out, weights, gradients);
 }
 

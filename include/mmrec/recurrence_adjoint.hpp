@@ -125,7 +125,7 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
       bool done = false;
       index_t sweep = 0;
       while (!done && sweep < std::min(form.max_sweeps, steps + 1)) {
-        std::copy_n(now.data(), count * d, before.data());
+        if (sweep > 0) std::copy_n(now.data(), count * d, before.data());
         for_each_row(backend, count, 2 * d, [&](index_t i) {
           const index_t b = i / steps, t = i % steps;
           for_units<V>(d, [&](index_t j, std::size_t live) {

@@ -41,7 +41,7 @@ recurrence_report solve_recurrence(const B& backend, const view<const T, 3>& z,
       bool done = false;
       index_t sweep = 0;
       while (!done && sweep < std::min(form.max_sweeps, steps + 1)) {
-        std::copy_n(now.data(), tokens * d, before.data());
+        if (sweep > 0) std::copy_n(now.data(), tokens * d, before.data());
         const auto previous =
             [&](index_t i) -> const Acc* {  // h_{t-1} of token i as the last sweep left it
           return i % steps == 0 ? state.data() + i / steps * d : before.data() + (i - 1) * d;
