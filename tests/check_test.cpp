@@ -106,7 +106,12 @@ TEST_CASE("may_overlap: exact for parts of one array", "[components][check]") {
     CAPTURE(a.extents(), b.extents(), a.data_handle() - memory.data(),
             b.data_handle() - memory.data());
     REQUIRE(may_overlap(a, b) == truth);
-    REQUIRE(may_overlap(a.permuted({2, 0, 1}), b.permuted({2, 0, 1})) == truth);
+    REQUIRE(may_overlap(a.permuted({2, 0, 1}), b) == truth);
+    // A part of a lower rank.
+    const auto axis = static_cast<std::size_t>(random.integer(0, 2));
+    const auto plane = b.select(axis, random.integer(0, b.extent(axis) - 1));
+    REQUIRE(may_overlap(a, plane) == share_a_byte(a, plane));
+    REQUIRE(may_overlap(plane, a) == share_a_byte(a, plane));
   }
   CHECK(overlapping > 200);
   CHECK(apart > 200);

@@ -114,6 +114,13 @@ TEST_CASE("linear errors: null data with elements", "[errors]") {
           {"linear", ": bias:", "null"});
   refused(a, [&](const auto& on) { linear<relu>(on, a.x, a.w, a.y, {.preactivation = none(a.u)}); },
           {"linear", ": preactivation:", "null"});
+  refused(a, [&](const auto& on) { packed_weights(on, none(a.w)); },
+          {"packed_weights", ": w:", "(4, 5)", "null"});
+  refused(a, [&](const auto& on) { packed_weights(on, at(a.w, {-4, 5})); },
+          {"packed_weights", ": w:", "(-4, 5)"});
+  refused(a,
+          [&](const auto& on) { linear<relu>(on, at(a.x, {3, 4}), packed_weights(on, a.w), a.y); },
+          {"linear", ": x:", "(3, 5)", "(3, 4)"});
   auto g = a.gradients();
   refused(a, [&](const auto& on) { linear_backward<relu>(on, none(a.dy), a.x, a.w, g); },
           {"linear_backward", ": dy:", "null"});

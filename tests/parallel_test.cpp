@@ -127,6 +127,6 @@ TEST_CASE("parallel_for: callers on several threads", "[components][parallel]") 
 
 TEST_CASE("thread_count: 0 is all cores", "[components][parallel]") {
   CHECK(simd::thread_count(0) >= 1);
-  CHECK(simd::thread_count(0) == simd::thread_pool::hardware_threads());
+  CHECK(simd::thread_count(0) == simd::hardware_threads());
   CHECK(simd::thread_count(3) == 3);
 }

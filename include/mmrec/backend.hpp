@@ -18,7 +18,7 @@
 #include <type_traits>
 
 #if !defined(__CUDACC__) && __has_include(<xsimd/config/xsimd_arch.hpp>)
-#include <xsimd/config/xsimd_arch.hpp>  // default_arch only
+#include <xsimd/config/xsimd_arch.hpp>  // names of architectures only
 #endif
 
 namespace mmrec {
@@ -28,7 +28,11 @@ namespace mmrec {
 struct no_simd_arch;
 
 #if !defined(__CUDACC__) && __has_include(<xsimd/config/xsimd_arch.hpp>)
-using default_simd_arch = xsimd::default_arch;
+// From version 13 on xsimd prefers the variant with integer dot products, whose multiply-adds it
+// does not fuse before 14.
+using default_simd_arch = std::conditional_t<std::derived_from<xsimd::default_arch, xsimd::avx2> &&
+                                                 xsimd::fma3<xsimd::avx2>::supported(),
+                                             xsimd::fma3<xsimd::avx2>, xsimd::default_arch>;
 #else
 using default_simd_arch = no_simd_arch;
 #endif

@@ -115,29 +115,33 @@ bool meets(std::intptr_t distance, const std::array<shared_axis, Rank>& axes, st
 
 }  // namespace detail
 
-/// May two views share an element? Exact for views of one layout (such as two column slices of one
-/// matrix); otherwise by address range.
+/// May two views share an element? Exact for parts of one array, of whatever ranks (two column
+/// slices of a matrix, a row beside the rows above it): where the axes of both, by descending
+/// stride, reach less than the stride before. Otherwise yes, to be safe.
 template <class T, class U, std::size_t RankT, std::size_t RankU>
 bool may_overlap(const view<T, RankT>& a, const view<U, RankU>& b) {
   if (!a || !b || a.empty() || b.empty()) return false;
   const auto ra = detail::bytes_of(a), rb = detail::bytes_of(b);
   if (ra.last <= rb.first || rb.last <= ra.first) return false;
-  if constexpr (RankT == RankU && sizeof(T) == sizeof(U)) {
-    // Normalise to non-negative strides in descending order.
-    std::array<detail::shared_axis, RankT> axes{};
-    const auto magnitude = [](index_t s) { return s < 0 ? -s : s; };
-    for (std::size_t i = 0; i < RankT; ++i) {
-      if (magnitude(a.stride(i)) != magnitude(b.stride(i)) && a.extent(i) > 1 && b.extent(i) > 1)
-        return true;
-      const index_t stride = magnitude(a.extent(i) > 1 ? a.stride(i) : b.stride(i));
-      axes[i] = {static_cast<std::intptr_t>(stride) * static_cast<std::intptr_t>(sizeof(T)),
-                 a.extent(i), b.extent(i)};
-    }
-    std::sort(axes.begin(), axes.end(),
-              [](const auto& x, const auto& y) { return x.stride > y.stride; });
-    return detail::meets(rb.first - ra.first, axes, 0, sizeof(T));
+  std::array<detail::shared_axis, RankT + RankU> axes{};
+  const auto bytes = []<class E, std::size_t Rank>(const view<E, Rank>& v, std::size_t i) {
+    const std::intptr_t s = v.extent(i) == 1 ? 0 : v.stride(i);
+    return (s < 0 ? -s : s) * static_cast<std::intptr_t>(sizeof(E));
+  };
+  for (std::size_t i = 0; i < RankT; ++i) axes[i] = {bytes(a, i), a.extent(i), 1};
+  for (std::size_t i = 0; i < RankU; ++i) {
+    const std::intptr_t stride = bytes(b, i);
+    const auto same = std::find_if(axes.begin(), axes.begin() + RankT, [&](const auto& axis) {
+      return axis.stride == stride && axis.second == 1;
+    });
+    if (same != axes.begin() + RankT)
+      same->second = b.extent(i);
+    else
+      axes[RankT + i] = {stride, 1, b.extent(i)};
   }
-  return true;
+  std::sort(axes.begin(), axes.end(),
+            [](const auto& x, const auto& y) { return x.stride > y.stride; });
+  return detail::meets(rb.first - ra.first, axes, 0, std::max(sizeof(T), sizeof(U)));
 }
 
 template <class T, class U, std::size_t Rank>

@@ -70,18 +70,6 @@ inline auto sum_units(index_t n, const F& f) {
   return lane_traits<V>::sum(total);
 }
 
-/// The rows of a (outer, inner, column) array, counted through; columns have unit stride.
-template <class T>
-struct rows_of {
-  view<T, 3> array;
-  index_t count() const { return array.extent(0) * array.extent(1); }
-  index_t columns() const { return array.extent(2); }
-  T* operator()(index_t i) const {
-    return array.data_handle() + i / array.extent(1) * array.stride(0) +
-           i % array.extent(1) * array.stride(1);
-  }
-};
-
 template <class T, std::size_t Rank>
 void check_unit_stride(const char* function, const char* argument, const view<T, Rank>& v) {
   if (v && v.extent(Rank - 1) > 1 && v.stride(Rank - 1) != 1)

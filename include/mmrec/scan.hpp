@@ -24,11 +24,9 @@
 // time. Arrays with an extent of 0 are valid.
 #pragma once
 
-#include <mmrec/backend.hpp>
+#include <mmrec/scan_backward.hpp>
 #include <mmrec/scan_ops.hpp>
 #include <mmrec/sweep.hpp>
-
-#include <string>
 
 namespace mmrec {
 
@@ -57,9 +55,6 @@ struct log_cumprod_options {
   scan_options<State> common() const { return {initial, final, exclusive, offsets}; }
 };
 
-/// How the gates of linear_scan are given.
-enum class gates { values, logs };
-
 /// scan_options' fields and the form of the gates.
 template <class State>
 struct linear_scan_options {
@@ -73,21 +68,6 @@ struct linear_scan_options {
 };
 
 namespace detail {
-
-template <class Acc, element T>
-using state_t =
-    typename std::conditional_t<std::is_void_v<Acc>, accumulator<T>, std::type_identity<Acc>>::type;
-
-template <class A>
-auto read(const A& a) {
-  return view<const element_of<A>, decltype(as_view(a))::rank()>(as_view(a));
-}
-
-template <class... T>
-constexpr void require_one_type() {
-  static_assert((std::same_as<T, std::tuple_element_t<0, std::tuple<T...>>> && ...),
-                "mmrec: the arrays of one call must have one element type (convert first)");
-}
 
 /// The arguments of a forward scan, put together in place: copying views that were just written
 /// would cost more than a short scan.
@@ -248,7 +228,6 @@ void inclusive_scan(const B& backend, const X& x, const Y& y, const Op& op, doub
 }  // namespace mmrec
 
 #include <mmrec/reference/scan.hpp>
-#include <mmrec/scan_backward.hpp>
 #if !defined(__CUDACC__) && __has_include(<xsimd/xsimd.hpp>)
 #include <mmrec/simd/scan.hpp>
 #endif

@@ -17,9 +17,13 @@
 //                        {.da = da, .db = db, .initial = h0, .dinitial = dh0});
 #pragma once
 
-#include <mmrec/scan.hpp>
+#include <mmrec/backend.hpp>
+#include <mmrec/scan_ops.hpp>
+#include <mmrec/sweep.hpp>
 
 namespace mmrec {
+
+using scan_ops::log_domain;
 
 template <class State>
 struct scan_backward_options {
@@ -344,3 +348,8 @@ void linear_scan_double_backward(
 }
 
 }  // namespace mmrec
+
+#include <mmrec/reference/scan.hpp>
+#if !defined(__CUDACC__) && __has_include(<xsimd/xsimd.hpp>)
+#include <mmrec/simd/scan.hpp>
+#endif

@@ -18,6 +18,13 @@
 #include <array>
 #include <cstddef>
 
+namespace mmrec {
+
+/// How the gates of linear_scan are given.
+enum class gates { values, logs };
+
+}  // namespace mmrec
+
 namespace mmrec::scan_ops {
 
 /// Does a step take an exponential or a logarithm? (A backend then shares out smaller arrays.)

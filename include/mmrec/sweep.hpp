@@ -10,6 +10,7 @@
 #include <array>
 #include <span>
 #include <string>
+#include <tuple>
 
 namespace mmrec {
 
@@ -69,4 +70,22 @@ inline void check_offsets(const char* function, std::span<const index_t> offsets
                 std::to_string(offsets.back()));
 }
 
+namespace detail {
+
+template <class Acc, element T>
+using state_t =
+    typename std::conditional_t<std::is_void_v<Acc>, accumulator<T>, std::type_identity<Acc>>::type;
+
+template <class A>
+auto read(const A& a) {
+  return view<const element_of<A>, decltype(as_view(a))::rank()>(as_view(a));
+}
+
+template <class... T>
+constexpr void require_one_type() {
+  static_assert((std::same_as<T, std::tuple_element_t<0, std::tuple<T...>>> && ...),
+                "mmrec: the arrays of one call must have one element type (convert first)");
+}
+
+}  // namespace detail
 }  // namespace mmrec

@@ -95,6 +95,20 @@ MMREC_INLINE V from_raw(const raw_t<V>& r) {
   return V(std::bit_cast<typename V::register_type>(r));
 }
 
+/// v, or `low` in lanes below it; a NaN stays. One instruction. (What xsimd's own max makes of a NaN
+/// changed with version 14.)
+template <class V>
+MMREC_INLINE V at_least(const V& v, typename V::value_type low) {
+  const auto x = raw(v), limit = raw(V(low));
+  return from_raw<V>(x < limit ? limit : x);
+}
+/// v, or `high` in lanes above it; a NaN stays.
+template <class V>
+MMREC_INLINE V at_most(const V& v, typename V::value_type high) {
+  const auto x = raw(v), limit = raw(V(high));
+  return from_raw<V>(x > limit ? limit : x);
+}
+
 /// v, which GCC may not fuse with what is done to it next (clang fuses within expressions only).
 template <class V>
 MMREC_INLINE V rounded(const V& v) {

@@ -203,8 +203,7 @@ template <class V>
 MMREC_INLINE V exp(const V& v,
                    typename V::value_type highest = exp_fit<typename V::value_type>::highest) {
   using fit = exp_fit<typename V::value_type>;
-  // min and max return their second argument when one is NaN.
-  const auto x = reduce(xsimd::min(V(highest), xsimd::max(V(fit::lowest), v)));
+  const auto x = reduce(at_most(at_least(v, fit::lowest), highest));
   return scale(exp_of_rest(x.r), x.n);
 }
 
@@ -221,7 +220,7 @@ MMREC_INLINE V exp_minus(const V& v) {
   using T = typename V::value_type;
   using fit = exp_fit<T>;
   const V magic(fit::to_integer), one(T(1));
-  const V x = xsimd::min(V(fit::smallest_normal), v);
+  const V x = at_most(v, fit::smallest_normal);
   const V integer = fnma(x, V(fit::log2_e), magic), n = integer - magic;
   // r = -(x + n ln2): the polynomial's alternate signs are in fnma.
   const V minus_r = fma(n, V(fit::ln2_low), fma(n, V(fit::ln2_high), x));
@@ -235,14 +234,14 @@ template <class V>
 MMREC_INLINE math::value_and_slope<V> sigmoid_and_slope(const V& v) {
   using T = typename V::value_type;
   const V minus = with_sign_of(V(T(-1)), v), one(T(1));
-  const auto x = reduce(xsimd::max(V(exp_fit<T>::lowest), minus));
+  const auto x = reduce(at_least(minus, exp_fit<T>::lowest));
   const V e = scale(exp_of_rest(x.r), x.n), r = one / (one + e), smaller = e * r;
   return {select(v < V(T(0)), smaller, r), smaller * r};
 }
 
 template <class V>
 MMREC_INLINE V clamp(const V& v, typename V::value_type limit) {
-  return xsimd::min(V(limit), xsimd::max(V(-limit), v));
+  return at_most(at_least(v, -limit), limit);
 }
 
 template <class V>
@@ -330,7 +329,7 @@ MMREC_INLINE V log1p(const V& v) {
   const V one(T(1)), zero(T(0)), x = one + v, lost = v - (x - one);
   const auto [m, e] = split(x);
   // Nothing was lost beyond the largest exponent here.
-  const V down = V(exp_fit<T>::to_integer) - xsimd::min(e, V(T(60)));
+  const V down = V(exp_fit<T>::to_integer) - at_most(e, T(60));
   const V f = select(e == zero, v, fma(lost, power_of_two(down), m - one));
   const V infinity(std::numeric_limits<T>::infinity());
   const V result = log_limits(x, log_of_parts(f, e));

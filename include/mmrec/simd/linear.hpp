@@ -6,7 +6,7 @@
 
 #include <mmrec/linear.hpp>
 #include <mmrec/simd/gemm.hpp>
-#include <mmrec/transform.hpp>
+#include <mmrec/simd/lanes/strided.hpp>
 
 namespace mmrec {
 
@@ -19,30 +19,6 @@ V dropout_factors(const dropout& d, index_t i, std::size_t live) {
   for (std::size_t j = 0; j < live; ++j)
     factor[j] = static_cast<typename V::value_type>(d.factor(i + static_cast<index_t>(j)));
   return V::load_unaligned(factor);
-}
-
-/// Writes `live` lanes to a row whose elements are `stride` apart.
-template <class V, class T>
-MMREC_INLINE void put(T* p, index_t stride, const V& v, std::size_t live) {
-  if (stride == 1) {
-    if (live == lanes<V>)
-      store_lanes(p, v);
-    else
-      store_lanes_n(p, v, live);
-    return;
-  }
-  typename V::value_type buffer[lanes<V>];
-  v.store_unaligned(buffer);
-  for (std::size_t j = 0; j < live; ++j)
-    store_element(p + static_cast<index_t>(j) * stride, buffer[j]);
-}
-template <class V, class T>
-MMREC_INLINE V take(const T* p, index_t stride, std::size_t live) {
-  if (stride == 1) return live == lanes<V> ? load_lanes<V>(p) : load_lanes_n<V>(p, live);
-  typename V::value_type buffer[lanes<V>] = {};
-  for (std::size_t j = 0; j < live; ++j)
-    buffer[j] = load_element<typename V::value_type>(p + static_cast<index_t>(j) * stride);
-  return V::load_unaligned(buffer);
 }
 
 /// Epilogue that writes, or adds to, a matrix.

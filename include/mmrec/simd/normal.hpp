@@ -97,7 +97,7 @@ template <class V>
 MMREC_INLINE normal_tail<V> upper_tail(const V& magnitude) {
   using T = typename V::value_type;
   using fit = tail_fit<T>;
-  const V half(T(0.5)), t = xsimd::min(V(fit::farthest), magnitude), square = rounded(t * t);
+  const V half(T(0.5)), t = at_most(magnitude, fit::farthest), square = rounded(t * t);
   const auto x = reduce(V(T(-0.5)) * square);
   const V gauss = scale(exp_of_rest(fnma(lost_by_squaring(t, square), half, x.r)), x.n);
   return {gauss * (even_odd(t, square, fit::n) / even_odd(t, square, fit::d)), gauss};

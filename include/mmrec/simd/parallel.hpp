@@ -8,8 +8,15 @@
 // Workers spin for some microseconds before they sleep, because a training step is a sequence of
 // short parallel calls. A call from inside a task, or while another thread uses the pool, runs its
 // tasks on the calling thread.
+//
+// Nothing here is a plain inline function of which the linker would keep one copy: in a program
+// whose files are compiled for different architectures, that copy could have instructions that this
+// CPU lacks. The pool is a template of the file's architecture (such a program has one for each
+// that it runs), and the rest vanishes in its callers.
 #pragma once
 
+#include <mmrec/backend.hpp>
+#include <mmrec/simd/batch.hpp>
 #include <mmrec/view.hpp>
 
 #include <algorithm>
@@ -28,7 +35,7 @@
 
 namespace mmrec::simd {
 
-inline void pause() {
+MMREC_INLINE void pause() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #else
@@ -41,16 +48,25 @@ class task_ref {
  public:
   template <class F>
     requires(!std::same_as<F, task_ref>)
-  task_ref(const F& f)
+  MMREC_INLINE task_ref(const F& f)
       : context_(&f),
         call_([](const void* context, index_t i) { (*static_cast<const F*>(context))(i); }) {}
-  void operator()(index_t i) const { call_(context_, i); }
+  MMREC_INLINE void operator()(index_t i) const { call_(context_, i); }
 
  private:
   const void* context_;
   void (*call_)(const void*, index_t);
 };
 
+MMREC_INLINE unsigned hardware_threads() {
+  static const unsigned n = std::max(1u, std::thread::hardware_concurrency());
+  return n;
+}
+
+/// Is this thread inside a task of whichever pool?
+inline constinit thread_local bool inside_task = false;
+
+template <class Arch>
 class thread_pool {
  public:
   static thread_pool& instance() {
@@ -58,17 +74,12 @@ class thread_pool {
     return pool;
   }
 
-  static unsigned hardware_threads() {
-    static const unsigned n = std::max(1u, std::thread::hardware_concurrency());
-    return n;
-  }
-
   void run(unsigned threads, index_t n, const task_ref& f) {
     if (threads == 0) threads = hardware_threads();
     threads = std::min(threads, most_workers + 1);
     if (static_cast<index_t>(threads) > n) threads = static_cast<unsigned>(n);
     std::unique_lock lock(mutex_, std::defer_lock);
-    if (threads <= 1 || inside_task() || !lock.try_lock()) {
+    if (threads <= 1 || inside_task || !lock.try_lock()) {
       for (index_t i = 0; i < n; ++i) f(i);
       return;
     }
@@ -101,11 +112,6 @@ class thread_pool {
     stop_.store(true, std::memory_order_relaxed);
     announce(0);
     for (auto& t : workers_) t.join();
-  }
-
-  static bool& inside_task() {
-    thread_local bool inside = false;
-    return inside;
   }
 
   /// One word says that there is a call and for how many workers. Were the two read one after the
@@ -151,14 +157,14 @@ class thread_pool {
   }
 
   void work() {
-    inside_task() = true;
+    inside_task = true;
     try {
       for (index_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) (*task_)(i);
     } catch (...) {
       std::scoped_lock lock(failure_mutex_);
       if (!failure_) failure_ = std::current_exception();
     }
-    inside_task() = false;
+    inside_task = false;
   }
 
   std::mutex mutex_, failure_mutex_;
@@ -173,16 +179,17 @@ class thread_pool {
 };
 
 /// `threads` as in the tag: 0 is all cores.
-inline void parallel_for(unsigned threads, index_t n, const task_ref& f) {
+template <class Arch = default_simd_arch>
+MMREC_INLINE void parallel_for(unsigned threads, index_t n, const task_ref& f) {
   if (n == 1 || threads == 1) {
     for (index_t i = 0; i < n; ++i) f(i);
   } else if (n > 1) {
-    thread_pool::instance().run(threads, n, f);
+    thread_pool<Arch>::instance().run(threads, n, f);
   }
 }
 
 /// Bytes of the largest cache, or a common size where the system does not say.
-inline std::size_t last_level_cache() {
+MMREC_INLINE std::size_t last_level_cache() {
 #if defined(_SC_LEVEL3_CACHE_SIZE)
   static const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
   if (bytes > 0) return static_cast<std::size_t>(bytes);
@@ -191,7 +198,7 @@ inline std::size_t last_level_cache() {
 }
 
 /// How many lines a multiple of a page apart the first-level cache holds, or a common number.
-inline index_t first_level_ways() {
+MMREC_INLINE index_t first_level_ways() {
 #if defined(_SC_LEVEL1_DCACHE_ASSOC)
   static const long ways = sysconf(_SC_LEVEL1_DCACHE_ASSOC);
   if (ways > 0) return ways;
@@ -200,8 +207,8 @@ inline index_t first_level_ways() {
 }
 
 /// How many threads a tag's call may use.
-inline unsigned thread_count(unsigned threads) {
-  return threads ? threads : thread_pool::hardware_threads();
+MMREC_INLINE unsigned thread_count(unsigned threads) {
+  return threads ? threads : hardware_threads();
 }
 
 }  // namespace mmrec::simd

@@ -2,12 +2,13 @@
 // Vector transform: axes are put in the order of the first output's strides and merged where every
 // operand allows; the innermost one is walked in batches. Where all its strides are 1 (or 0:
 // broadcast) lanes are loaded and stored whole, from the first output's alignment on; other strides
-// collect and scatter them, so that a value does not depend on the layout. Nothing in the loop
+// take and put them one by one, so that a value does not depend on the layout. Nothing in the loop
 // waits for the batch before: the processor overlaps as many as its window holds. Long rows are cut
 // into pieces for the threads. Budget: each operand once.
 #pragma once
 
 #include <mmrec/simd/lanes.hpp>
+#include <mmrec/simd/lanes/strided.hpp>
 #include <mmrec/simd/parallel.hpp>
 #include <mmrec/transform.hpp>
 
@@ -20,25 +21,6 @@ struct transform_tuning {
 };
 
 namespace detail {
-
-/// The first n <= W of the elements that lie `stride` apart; the other lanes are 0.
-template <class V, class T>
-V collect(const T* p, index_t stride, std::size_t n) {
-  using Acc = typename V::value_type;
-  if (stride == 1) return n == lanes<V> ? load_lanes<V>(p) : load_lanes_n<V>(p, n);
-  if (stride == 0) return V(load_element<Acc>(p));
-  Acc lane[lanes<V>]{};
-  for (std::size_t i = 0; i < n; ++i)
-    lane[i] = load_element<Acc>(p + static_cast<index_t>(i) * stride);
-  return V::load_unaligned(lane);
-}
-template <class V, class T>
-void scatter(T* p, index_t stride, const V& v, std::size_t n) {
-  if (stride == 1) return n == lanes<V> ? store_lanes(p, v) : store_lanes_n(p, v, n);
-  typename V::value_type lane[lanes<V>];
-  v.store_unaligned(lane);
-  for (std::size_t i = 0; i < n; ++i) store_element(p + static_cast<index_t>(i) * stride, lane[i]);
-}
 
 /// f over one row of operands: the outputs, then the inputs, with their steps.
 template <class V, class F, class Out, class In, class Outs, class Ins>
@@ -57,8 +39,8 @@ struct transform_row<V, F, std::tuple<Out...>, std::tuple<In...>, std::index_seq
   __attribute__((noinline)) void any(index_t i, index_t n) const {
     const auto count = static_cast<std::size_t>(n);
     const auto r = mmrec::detail::as_results(
-        f(collect<V>(std::get<I>(in) + i * step[outs + I], step[outs + I], count)...));
-    (scatter(std::get<O>(out) + i * step[O], step[O], r[O], count), ...);
+        f(take<V>(std::get<I>(in) + i * step[outs + I], step[outs + I], count)...));
+    (put(std::get<O>(out) + i * step[O], step[O], r[O], count), ...);
   }
   template <bool Broadcasts>
   index_t whole_batches(index_t i, index_t to) const {

@@ -30,7 +30,7 @@ MMREC_INLINE V load_lanes(const T* p) {
   } else {
     vector_t<std::uint16_t, n> bits;
     std::memcpy(&bits, p, sizeof bits);
-    return from_raw<V>(__builtin_convertvector((widen16<storage_format<T>, n>(bits)), raw_t<V>));
+    return from_raw<V>(__builtin_convertvector((widen16<V, storage_format<T>>(bits)), raw_t<V>));
   }
 }
 
@@ -45,7 +45,7 @@ MMREC_INLINE void store_lanes(T* p, const V& v) {
     std::memcpy(static_cast<void*>(p), &narrow, sizeof narrow);
   } else {
     const auto bits =
-        narrow16<storage_format<T>, n>(__builtin_convertvector(raw(v), vector_t<float, n>));
+        narrow16<V, storage_format<T>>(__builtin_convertvector(raw(v), vector_t<float, n>));
     std::memcpy(static_cast<void*>(p), &bits, sizeof bits);
   }
 }
@@ -108,7 +108,7 @@ MMREC_INLINE void stream_lanes(T* p, const V& v) {
 #endif
   store_lanes(p, v);
 }
-inline void end_streaming() {
+MMREC_INLINE void end_streaming() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif

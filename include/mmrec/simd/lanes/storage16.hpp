@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// 16-bit storage in registers: conversions lane by lane as in dtype.hpp.
+// 16-bit storage in registers: conversions lane by lane as in dtype.hpp. V, the batch on whose behalf
+// they are made, is a parameter so that files compiled for different instructions have different
+// functions.
 #pragma once
 
 #include <mmrec/dtype.hpp>
@@ -18,7 +20,7 @@
 
 namespace mmrec::simd {
 
-template <format Format, std::size_t N>
+template <class V, format Format, std::size_t N = lanes<V>>
 MMREC_INLINE vector_t<float, N> widen16(const vector_t<std::uint16_t, N>& h) {
   using u32 = vector_t<std::uint32_t, N>;
   using f32 = vector_t<float, N>;
@@ -47,7 +49,7 @@ MMREC_INLINE vector_t<float, N> widen16(const vector_t<std::uint16_t, N>& h) {
 }
 
 /// The upper halves are `f` rounded to bfloat16; the lower halves are arbitrary.
-template <std::size_t N>
+template <class V, std::size_t N = lanes<V>>
 MMREC_INLINE vector_t<std::uint32_t, N> rounded_to_bfloat16(const vector_t<float, N>& f) {
   using u32 = vector_t<std::uint32_t, N>;
   const u32 bits = std::bit_cast<u32>(f);
@@ -74,12 +76,12 @@ MMREC_INLINE auto upper_halves(const Words& words, std::index_sequence<I...>) {
   return __builtin_shufflevector(halves, halves, (2 * I + upper)...);
 }
 
-template <format Format, std::size_t N>
+template <class V, format Format, std::size_t N = lanes<V>>
 MMREC_INLINE vector_t<std::uint16_t, N> narrow16(const vector_t<float, N>& f) {
   using u32 = vector_t<std::uint32_t, N>;
   using u16 = vector_t<std::uint16_t, N>;
   if constexpr (Format == format::bfloat16) {
-    return upper_halves(rounded_to_bfloat16<N>(f), std::make_index_sequence<N>{});
+    return upper_halves(rounded_to_bfloat16<V>(f), std::make_index_sequence<N>{});
   } else {
 #if defined(__F16C__)
     if constexpr (N == 8)
@@ -113,9 +115,8 @@ MMREC_INLINE void split_pairs(V& even, V& odd, const raw_t<V>& pairs) {
 }
 template <class V>
 MMREC_INLINE raw_t<V> join_pairs(const V& even, const V& odd) {
-  constexpr std::size_t n = lanes<V>;
-  return std::bit_cast<raw_t<V>>(rounded_to_bfloat16<n>(raw(even)) >> 16 |
-                                 (rounded_to_bfloat16<n>(raw(odd)) & 0xffff0000u));
+  return std::bit_cast<raw_t<V>>(rounded_to_bfloat16<V>(raw(even)) >> 16 |
+                                 (rounded_to_bfloat16<V>(raw(odd)) & 0xffff0000u));
 }
 
 }  // namespace mmrec::simd

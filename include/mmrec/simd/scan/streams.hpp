@@ -6,6 +6,7 @@
 #include <mmrec/scan_ops.hpp>
 #include <mmrec/simd/lanes.hpp>
 #include <mmrec/simd/parallel.hpp>
+#include <mmrec/simd/unroll.hpp>
 #include <mmrec/sweep.hpp>
 
 #include <algorithm>
@@ -32,7 +33,7 @@ struct cursor {
   std::array<index_t, NO> out_step, out_channel;
   std::array<bool, NO> accumulate;
 
-  void walk(index_t steps) {
+  MMREC_INLINE void walk(index_t steps) {
     for (std::size_t k = 0; k < NI; ++k) in[k] += steps * in_step[k];
     for (std::size_t k = 0; k < NO; ++k)
       if (out[k]) out[k] += steps * out_step[k];
@@ -40,9 +41,9 @@ struct cursor {
 };
 
 template <class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
-cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& args,
-                           const typename sweep_args<T, State, NI, NO, NS>::range& r,
-                           index_t channel) {
+MMREC_INLINE cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& args,
+                                        const typename sweep_args<T, State, NI, NO, NS>::range& r,
+                                        index_t channel) {
   cursor<T, NI, NO> c;
   const index_t first = args.reverse ? r.begin + r.length - 1 : r.begin;
   for (std::size_t k = 0; k < NI; ++k) {
@@ -62,13 +63,6 @@ cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& args,
     c.accumulate[k] = args.out[k].accumulate;
   }
   return c;
-}
-
-template <std::size_t N, class F>
-MMREC_INLINE void unroll(const F& f) {
-  [&]<std::size_t... I>(std::index_sequence<I...>) MMREC_LAMBDA_INLINE {
-    (f(std::integral_constant<std::size_t, I>{}), ...);
-  }(std::make_index_sequence<N>{});
 }
 
 /// Do results pass the caches by? When the arrays do not fit there, a store that first reads its
@@ -107,8 +101,8 @@ V load_states(const view<const State, 2>& from, index_t s, index_t channel, inde
 }
 
 template <class State>
-void write_state(const State* from, const sink<State, 2>& to, index_t s, index_t channel,
-                 index_t n) {
+MMREC_INLINE void write_state(const State* from, const sink<State, 2>& to, index_t s,
+                              index_t channel, index_t n) {
   for (index_t i = 0; i < n; ++i) {
     State& p = to.out(s, channel + i);
     p = to.accumulate ? p + from[i] : from[i];

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+// expect: mmrec: backend::cuda is not part of this release
+#include <mmrec/transform.hpp>
+
+void call(mmrec::view<const float, 1> x, mmrec::view<float, 1> y) {
+  mmrec::transform(mmrec::backend::cuda{}, [](auto v) { return v; }, y, x);
+}
