@@ -57,7 +57,6 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--networks", type=int, nargs="+", choices=range(1, 10), default=range(1, 10), metavar="1-9")
     parser.add_argument("--quick", action="store_true", help="only see that all is there and computes the same")
-    parser.add_argument("--build", default="", help="build directory, for compiler and flags")
     parser.add_argument("--output", default=os.path.join(HERE, "results"))
     options = parser.parse_args()
     if options.quick:
@@ -75,8 +74,7 @@ def main():
                       f"{row['torch_ms']:9.3f} ms, {row['ratio']:5.2f} times faster", flush=True)
         ours.close()
         torch.close()
-    version = report.output_of(options.python, "-c", "import torch; print(torch.__version__)")
-    facts = report.about(options.build, versions={"PyTorch": version}, environment=environment)
+    facts = report.about(options.mlp, versions=report.torch_version(options.python), environment=environment)
     settings = " ".join(f"{n}={v}" for n, v in environment.items())
     report.write_results(options.output, "mlp", facts, rows, report.table(rows) + f"""
 Times faster than PyTorch eager: the median over the rounds. PyTorch has the best environment we know

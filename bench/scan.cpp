@@ -4,7 +4,8 @@
 //
 // cumprod and cumsum are measured against memcpy, every other scan against a plain vector loop that
 // reads and writes as many arrays. The fraction is the median over the rounds of copy time / scan
-// time: 1.0 means that the arithmetic is free. --serve is for scan_table.py: it times one case per
+// time: 1.0 means that the arithmetic is free. One channel with contiguous time is what
+// std::inclusive_scan can do, so there it takes turns too. --serve is for scan_table.py: it times one case per
 // line of standard input, so that another process can take turns with this one.
 #include "support/interleave.hpp"
 
@@ -20,6 +21,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <sstream>
 
@@ -102,6 +104,7 @@ struct operation {
   std::string name;
   std::function<void()> ours, copy;
   int accesses;
+  std::function<void()> standard{};  // std::inclusive_scan of the whole array as one sequence
 };
 
 template <class T>
@@ -125,8 +128,10 @@ std::vector<operation> operations(const arrays<T>& v, unsigned threads) {
   const auto copy_3 = [=] { copy_loop<3, 1, T>(threads, n, {gp, ap, yp}, one{dap}); };
   const auto copy_3_2 = [=] { copy_loop<3, 2, T>(threads, n, {gp, ap, yp}, {dap, dbp}); };
   return {
-      {"cumprod", [=] { cumprod(cpu, a, y); }, memcpy_, 2},
-      {"cumsum", [=] { cumsum(cpu, a, y); }, memcpy_, 2},
+      {"cumprod", [=] { cumprod(cpu, a, y); }, memcpy_, 2,
+       [=] { std::inclusive_scan(ap, ap + n, out, std::multiplies<T>()); }},
+      {"cumsum", [=] { cumsum(cpu, a, y); }, memcpy_, 2,
+       [=] { std::inclusive_scan(ap, ap + n, out); }},
       {"linear_scan", [=] { linear_scan(cpu, a, b, y); }, copy_2, 3},
       {"log_cumprod", [=] { log_cumprod(cpu, a, y); }, copy_1, 2},
       {"logcumsumexp", [=] { logcumsumexp(cpu, a, y); }, copy_1, 2},
@@ -150,10 +155,10 @@ void prepare(const arrays<T>& v, const std::string& name) {
 }
 
 struct settings {
-  bench::interleave_options timing;
+  bench::interleave_options timing{.limit = 1.5};
   std::vector<unsigned> threads;
   std::string filter;
-  nlohmann::json rows = nlohmann::json::array();
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
 };
 
 template <class T>
@@ -170,7 +175,9 @@ void measure(settings& how, const char* dtype, layout order, const shape& s,
       for (const operation& op : operations(*v, threads)) {
         if (op.name != name) continue;
         prepare(*v, name);
-        const auto r = bench::interleave({{"ours", op.ours}, {"copy", op.copy}}, how.timing);
+        std::vector<bench::contender> all{{"ours", op.ours}, {"copy", op.copy}};
+        if (op.standard && s.batch * s.channel == 1) all.push_back({"std", op.standard});
+        const auto r = bench::interleave(all, how.timing);
         const double fraction = bench::ratio(r[0], r[1]);
         const double best = r[1].fastest / r[0].fastest;
         const double rate = op.accesses * static_cast<double>(sizeof(T)) *
@@ -196,6 +203,11 @@ void measure(settings& how, const char* dtype, layout order, const shape& s,
                             {"fraction", fraction},
                             {"fraction_of_fastest", best},
                             {"gigabytes_per_second", rate}});
+        if (r.size() > 2) {
+          how.rows.back()["over_std"] = bench::ratio(r[0], r[2]);
+          fmt::print("{:>22} std::inclusive_scan {:11.2f} us, {:.2f} times\n", "",
+                     r[2].median * 1e6, bench::ratio(r[0], r[2]));
+        }
       }
     }
 }
@@ -223,6 +235,12 @@ void run_all(settings& how, bool quick) {
       measure<Eigen::bfloat16>(how, "bfloat16", order, {8, t, 64}, rest);
     }
   }
+  how.threads.resize(1);  // one sequence of one channel is one task
+  for (const index_t t : times)
+    if (t == times.front() || t >= 1024) {
+      measure<float>(how, "float", layout::time_last, {1, t, 1}, {"cumprod", "cumsum"});
+      measure<double>(how, "double", layout::time_last, {1, t, 1}, {"cumprod", "cumsum"});
+    }
 }
 
 /// Line protocol: "name batch time channel threads repeats" -> seconds per call of float arrays.

@@ -113,7 +113,6 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--quick", action="store_true", help="only see that all is there and computes the same")
-    parser.add_argument("--build", default="", help="build directory, for compiler and flags")
     parser.add_argument("--output", default=os.path.join(HERE, "results"))
     options = parser.parse_args()
     if options.quick:
@@ -140,8 +139,7 @@ def main():
             shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             text += f"\n## Parts of a step, defaults, {threads} threads\n\n" + shown
             profiles[str(threads)] = json.load(file)
-    version = report.output_of(options.python, "-c", "import torch; print(torch.__version__)")
-    facts = report.about(options.build, versions={"PyTorch": version},
+    facts = report.about(options.train, versions=report.torch_version(options.python),
                          tuned=report.best_environment(), fixtures=json.loads(checked.stdout))
     report.write_results(options.output, "train", facts, rows, report.table(rows, COLUMNS) + NOTE + text)
     path = os.path.join(options.output, "train.json")

@@ -71,10 +71,12 @@ inline double quantile(std::vector<double> samples, double q) {
 inline std::vector<timing> interleave(const std::vector<contender>& contenders,
                                       const interleave_options& options) {
   std::vector<timing> results(contenders.size());
-  std::vector<long> repeats(contenders.size());
+  std::vector<long> repeats(contenders.size(), 1);
+  std::vector<bool> is_long(contenders.size());  // its own beginning warms caches, at no cost
   for (std::size_t i = 0; i < contenders.size(); ++i) {
     results[i].name = contenders[i].name;
-    repeats[i] = repeats_for(contenders[i].run, options.seconds);
+    is_long[i] = seconds_of(contenders[i].run, 1) > 100 * options.seconds;
+    if (!is_long[i]) repeats[i] = repeats_for(contenders[i].run, options.seconds);
   }
   using clock = std::chrono::steady_clock;
   const auto in_time = [&, end = clock::now() + std::chrono::duration<double>(options.limit)] {
@@ -86,7 +88,8 @@ inline std::vector<timing> interleave(const std::vector<contender>& contenders,
       const std::size_t i = (k + static_cast<std::size_t>(round)) % contenders.size();
       if (options.rest > 0)
         std::this_thread::sleep_for(std::chrono::duration<double>(options.rest));
-      contenders[i].run();  // warms caches and branch history after the other contenders
+      if (!is_long[i])
+        contenders[i].run();  // warms caches and branch history after the other contenders
       results[i].samples.push_back(seconds_of(contenders[i].run, repeats[i]) /
                                    static_cast<double>(repeats[i]));
     }

@@ -7,7 +7,7 @@ A result file is {"benchmark", "about", "rows"}; what a benchmark writes is its 
 "note" for below the table}. In a row, text, whole numbers and truth values name
 what was measured; decimal numbers are measured; "spread" is (third - first quartile) / median.
 
-    report.py linear --input raw.json --output bench/results --bars '*of_peak' --split pass threads
+    report.py linear --input raw.json --output bench/results --build build --bars '*of_peak' --split pass threads
 """
 import argparse
 import fnmatch
@@ -82,15 +82,32 @@ def best_environment():
     return {name: value for name, value in best.items() if value and name not in os.environ}
 
 
-def build_facts(build):
-    """Compiler, flags and dependency versions of a build directory, from its CMake cache."""
-    cache = dict(re.findall(r"^([A-Za-z0-9_]+):[A-Z]+=(.*)$", read(os.path.join(build, "CMakeCache.txt")), re.M))
-    if not cache:
-        return {}
-    flags = [cache.get("CMAKE_CXX_FLAGS", ""), cache.get("CMAKE_CXX_FLAGS_RELEASE", ""),
+def build_facts(path):
+    """Compiler, flags and build type, from the CMake cache of the build that a program or folder is part of."""
+    folder = os.path.abspath(path)
+    while not os.path.exists(os.path.join(folder, "CMakeCache.txt")):
+        if folder == os.path.dirname(folder):
+            sys.exit(f"report: {path} is in no build folder of CMake, and results have to name their compiler")
+        folder = os.path.dirname(folder)
+    cache = dict(re.findall(r"^([A-Za-z0-9_]+):[A-Z]+=(.*)$", read(os.path.join(folder, "CMakeCache.txt")), re.M))
+    kind = cache.get("CMAKE_BUILD_TYPE", "")
+    flags = [cache.get("CMAKE_CXX_FLAGS", ""), cache.get("CMAKE_CXX_FLAGS_" + kind.upper(), ""),
              "-march=native" if cache.get("MMREC_NATIVE") == "ON" else ""]
-    return {"compiler": output_of(cache.get("CMAKE_CXX_COMPILER", ""), "--version"),
-            "flags": " ".join(f for f in flags if f), "build_type": cache.get("CMAKE_BUILD_TYPE", "")}
+    return {"compiler": output_of(cache["CMAKE_CXX_COMPILER"], "--version"),
+            "flags": " ".join(f for f in flags if f), "build_type": kind}
+
+
+def revision():
+    """Of the sources: results that were just written do not make them dirty."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    name = output_of("git", "-C", here, "describe", "--always")
+    changes = output_of("git", "-C", here, "status", "--porcelain", "--untracked-files=no", "--", ":/",
+                        ":(top,exclude)bench/results")
+    return (name or "unknown") + ("-dirty" if changes else "")
+
+
+def torch_version(python):
+    return {"PyTorch": output_of(python, "-c", "import torch; print(torch.__version__)")}
 
 
 def busy_seconds():
@@ -111,24 +128,23 @@ def others():
     return max(0.0, (everybody - own) / (wall * (os.cpu_count() or 1)))
 
 
-def about(build="", **more):
-    """What has to be known to compare results of two runs. Asked for when all that was measured has ended."""
-    here = os.path.dirname(os.path.abspath(__file__))
+def about(build, **more):
+    """What has to be known to compare results of two runs; `build` is the program that was measured, or its build
+    folder. Asked for when all that was measured has ended."""
     return {
         "processor": processor(), "cores": os.cpu_count(), "caches": caches(), "vectors": vector_extensions(),
         "system": f"{platform.system()} {platform.release()}", "others": round(others(), 3),
-        "revision": output_of("git", "-C", here, "describe", "--always", "--dirty"),
-        **(build_facts(build) if build else {}), **more,
+        "revision": revision(), **build_facts(build), **more,
     }
 
 
 def about_line(facts):
     words = [facts["processor"], f"{facts['cores']} cores"]
     words += [f"{size} {name}" for name, size in facts["caches"].items()]
-    words += [str(facts[name]) for name in ("compiler", "flags") if facts.get(name)]
+    words += [str(facts[name]) for name in ("compiler", "flags") if facts[name]]
     words += [f"{name} {version}" for name, version in facts.get("versions", {}).items()]
-    words += [f"revision {facts['revision']}"] if facts["revision"] else []
-    if facts.get("others", 0) > 0.02:
+    words.append(f"revision {facts['revision']}")
+    if facts["others"] > 0.02:
         words.append(f"other programs took {100 * facts['others']:.0f} % of the machine meanwhile")
     return "; ".join(words)
 
@@ -193,7 +209,7 @@ def digits(value):
 
 def table(rows, columns=None):
     """Markdown; columns {field: heading}, by default every field under its own name."""
-    columns = columns or {name: name.replace("_", " ") for name in rows[0]}
+    columns = columns or {name: name.replace("_", " ") for row in rows for name in row}
     numbers = {c: all(isinstance(r.get(c, 0), (int, float)) for r in rows) for c in columns}
     lines = ["| " + " | ".join(columns.values()) + " |",
              "|" + "|".join("---:" if numbers[c] else "---" for c in columns) + "|"]
@@ -329,7 +345,7 @@ def main():
     parser.add_argument("benchmark", help="name of the result files")
     parser.add_argument("--input", required=True, help="JSON that a benchmark wrote")
     parser.add_argument("--output", required=True, help="directory of the results")
-    parser.add_argument("--build", default="", help="build directory, for compiler and flags")
+    parser.add_argument("--build", required=True, help="program that was measured, or its build directory")
     parser.add_argument("--bars", nargs="*", default=[], help="measures to draw, * for any text")
     parser.add_argument("--split", nargs="*", default=[], help="fields that get a picture for each value")
     parser.add_argument("--pictures-only", action="store_true", help="write no JSON and no Markdown")
