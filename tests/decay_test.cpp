@@ -4,6 +4,7 @@
 #include <mmrec/decay.hpp>
 
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 #include <string_view>
 #include <vector>

@@ -268,11 +268,12 @@ TEST_CASE("model: a backward that cannot be is refused before anything is writte
   std::vector<float> gradients(m.parameters().size(), 77),
       bank(static_cast<std::size_t>(batch * c.block.slots * d), 77);
   const view<float, 3> keys(bank.data(), {batch, c.block.slots, d});
+  using banks = bank_gradients<float>;
   const auto refused = [&](const model<float>& of, const view<const std::int32_t, 2>& ids,
-                           std::span<float> to,
-                           const std::vector<bank_gradients<float>>& banks = {}) {
+                           std::span<float> to, const banks& first, std::size_t count) {
+    const std::array<banks, 2> all_banks{first, banks{}};
     const auto message = message_of<error>([&] {
-      pass.backward(backend::simd{}, of, ids, to, std::span<const bank_gradients<float>>(banks));
+      pass.backward(backend::simd{}, of, ids, to, std::span<const banks>(all_banks.data(), count));
     });
     for (const auto* written : {&gradients, &bank})
       CHECK(std::all_of(written->begin(), written->end(), [](float v) { return v == 77; }));
@@ -284,28 +285,29 @@ TEST_CASE("model: a backward that cannot be is refused before anything is writte
   for (const std::int32_t bad : {23, -1, -100}) {
     auto wrong = good;
     wrong[7] = bad;
-    CHECK(says(refused(m, as_tokens(wrong, batch), all),
+    CHECK(says(refused(m, as_tokens(wrong, batch), all, banks{}, 0),
                {"ids", "[0, 23)", std::to_string(bad), "index 7"}));
   }
-  CHECK(says(refused(m, ids.slice(1, 0, 4), all), {"ids", "(2, 5)", "(2, 4)"}));
-  CHECK(says(refused(m, {nullptr, {batch, time}}, all), {"ids", "null"}));
-  CHECK(says(refused(m, {good.data(), {batch, time}, {1, batch}}, all), {"ids", "row-major"}));
+  CHECK(says(refused(m, ids.slice(1, 0, 4), all, banks{}, 0), {"ids", "(2, 5)", "(2, 4)"}));
+  CHECK(says(refused(m, {nullptr, {batch, time}}, all, banks{}, 0), {"ids", "null"}));
+  CHECK(says(refused(m, {good.data(), {batch, time}, {1, batch}}, all, banks{}, 0),
+             {"ids", "row-major"}));
 
   auto other = c;
   other.layers = 3;
-  CHECK(says(refused(model<float>(other), ids, all), {"model", "configuration"}));
+  CHECK(says(refused(model<float>(other), ids, all, banks{}, 0), {"model", "configuration"}));
   other = c;
   other.block.heads = 2;
-  CHECK(says(refused(model<float>(other), ids, all), {"saved", "heads"}));
-  CHECK(says(refused(m, ids, all.first(all.size() - 1)),
+  CHECK(says(refused(model<float>(other), ids, all, banks{}, 0), {"saved", "heads"}));
+  CHECK(says(refused(m, ids, all.first(all.size() - 1), banks{}, 0),
              {"gradients", std::to_string(gradients.size())}));
-  CHECK(says(refused(m, ids, m.parameters()), {"gradients", "apart from parameters"}));
+  CHECK(says(refused(m, ids, m.parameters(), banks{}, 0), {"gradients", "apart from parameters"}));
 
-  CHECK(says(refused(m, ids, all, {{.keys = keys}}), {"dbanks", "2 entries", "1"}));
-  CHECK(says(refused(m, ids, all, {{.keys = keys.slice(1, 0, 16)}, {}}),
+  CHECK(says(refused(m, ids, all, banks{.keys = keys}, 1), {"dbanks", "2 entries", "1"}));
+  CHECK(says(refused(m, ids, all, banks{.keys = keys.slice(1, 0, 16)}, 2),
              {"dbanks.keys", "(2, 32, 20)", "(2, 16, 20)"}));
-  CHECK(says(refused(m, ids, all, {{.values = keys.slice(0, 0, 1)}, {}}), {"dbanks.values"}));
-  CHECK(says(refused(m, ids, all, {{.keys = keys, .values = keys}, {}}),
+  CHECK(says(refused(m, ids, all, banks{.values = keys.slice(0, 0, 1)}, 2), {"dbanks.values"}));
+  CHECK(says(refused(m, ids, all, banks{.keys = keys, .values = keys}, 2),
              {"dbanks.keys", "apart from dbanks.values"}));
 }
 

@@ -10,6 +10,11 @@
 //
 // relu: derivative 1 for u > 0 and 0 for u <= 0, so the output itself is the mask; NaN passes
 // through forward, as in PyTorch.
+//
+//   linear<activation::gelu>(backend::simd{}, x, w, y, {.bias = b, .preactivation = u});
+//   transform(backend::simd{}, [](auto v) { return activation::silu::forward(v); }, y, x);
+//   transform(backend::simd{}, [](auto g, auto v) { return g * activation::silu::derivative(v); },
+//             dx, dy, x);
 #pragma once
 
 #include <mmrec/math.hpp>

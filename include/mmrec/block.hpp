@@ -20,8 +20,8 @@
 //   block_forward(backend::simd{}, config, weights, x, y, state, saved);
 //   block_backward(backend::simd{}, config, weights, x, dy, saved, gradients, dx);
 //
-// Errors: a configuration that cannot be, shapes, null data, parameters, gradients or activations of
-// another configuration, overlap, a state of another batch size, width or bank, more tokens in a
+// Errors: a configuration that cannot be, shapes, null data, parameters, gradients or activations
+// of another configuration, overlap, a state of another batch size, width or bank, more tokens in a
 // pass than the short-term bank has rows (update::reference).
 #pragma once
 

@@ -13,7 +13,7 @@
 // a sigmoid; integrate is the MDI's own memory update, which the block's recurrence replaces by the
 // form of recurrence.hpp. Errors: shapes, null data, outputs that overlap inputs or each other.
 //
-//   decay_branch<activation::gelu>(backend::simd{}, z, from_z, saved_z);       // MDI with a context
+//   decay_branch<activation::gelu>(backend::simd{}, z, from_z, saved_z);  // MDI with a context
 //   decay_branch<activation::gelu>(backend::simd{}, c, from_c, saved_c);
 //   combine_decay(backend::simd{}, factor_z, factor_c, gamma);
 //   integrate(backend::simd{}, z, p, gamma, w, bias, gate, h_new);

@@ -21,7 +21,8 @@
 // Errors: fewer than 16 slots, a level with more slots than the one it is pooled from, shapes, null
 // data, overlap, banks of different sizes.
 //
-//   auto state = memory_state<float>::make(batch, width, initial_bank<float>(slots, width, seed, 0),
+//   auto state = memory_state<float>::make(batch, width,
+//                                          initial_bank<float>(slots, width, seed, 0),
 //                                          initial_bank<float>(slots, width, seed, 1));
 //   hds_top(backend::simd{}, view<const float, 3>(state.keys_view()), keys);
 //   hds_top_backward(backend::simd{}, dkeys, dslots);

@@ -10,6 +10,9 @@
 //   dx = w o dy / r - x (sum_j w_j dy_j x_j) / (r^2 sqrt(D) ||x||), the second term 0 at x = 0
 //   dw = sum dy o x / r
 //
+// y may be x; dx may be dy or the residual. Errors: shapes, null data, another stride than 1 on D,
+// any other overlap of outputs with inputs or each other, a residual together with accumulate_dx.
+//
 //   rms_norm(backend::simd{}, x, w, y);
 //   rms_norm_backward(backend::simd{}, dy, x, w, {.dx = dx, .dw = dw});
 #pragma once

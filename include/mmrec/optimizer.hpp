@@ -5,6 +5,16 @@
 //
 //   m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
 //   w = w - rate (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay w)
+//
+//   w, g, m, v (n)
+//
+// All four are of one element type: float, double or 16-bit storage. The norm is a double. Errors:
+// shapes, null data, overlap, a step below 1, betas outside [0, 1), for the norm another stride
+// than 1.
+//
+//   const double norm = norm2(backend::simd{}, g);
+//   adamw(backend::simd{}, w, g, m, v,
+//         {.rate = schedule(t), .gradient_scale = clip_factor(norm, 1.0), .step = t});
 #pragma once
 
 #include <mmrec/loops.hpp>
@@ -24,7 +34,7 @@ struct adamw_options {
   index_t step = 1;  ///< t, counted from 1
 };
 
-/// One update of a flat array. Errors: shapes, a step below 1, betas outside [0, 1).
+/// One update of a flat array, in place.
 template <backend_tag B, element T>
 void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, const view<T, 1>& m,
            const view<T, 1>& v, const adamw_options& o) {

@@ -2,6 +2,11 @@
 // Counter-based random numbers: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as
 // 1, 2, 3", 2011). A number is a function of a seed and an index, so it is the same on every
 // backend and for every number of threads, and a dropout mask need not be stored.
+//
+//   double u = random_uniform(seed, stream, i);   // in (0, 1)
+//   double n = random_normal(seed, stream, i);
+//   const dropout drop{.rate = 0.1, .seed = seed, .stream = step};
+//   y[i] = x[i] * drop.factor(i);                 // as linear does it in its epilogue
 #pragma once
 
 #include <mmrec/check.hpp>

@@ -19,9 +19,9 @@
 // adjoint is solved in the same way. On a CPU the sequential solver is the faster one at every size
 // measured; it is the default.
 //
-// final may be the initial state, and dinitial may be dfinal. Errors: shapes, null data (the weights
-// of the mix gate only where there is one), another stride than 1 on D, outputs that overlap inputs
-// or each other, a form with max_sweeps or window below 1 or a negative tolerance.
+// final may be the initial state, and dinitial may be dfinal. Errors: shapes, null data (for the
+// weights of the mix gate only where there is one), another stride than 1 on D, outputs that
+// overlap inputs or each other, a form with max_sweeps or window below 1 or a negative tolerance.
 //
 //   auto report = recurrence(backend::simd{}, z, gamma, weights, h,
 //                            {.initial = h0, .final = hT, .gates = saved});
