@@ -13,6 +13,11 @@
 using namespace mmrec;
 using namespace mmrec::testing;
 
+// Whatever xsimd calls the widest architecture.
+#if defined(__AVX2__) && defined(__FMA__)
+static_assert(simd::fuses<default_simd_arch>);
+#endif
+
 namespace {
 
 template <class T>

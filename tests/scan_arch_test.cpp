@@ -4,6 +4,8 @@
 // need.
 #include <mmrec/scan.hpp>
 
+#include <array>
+#include <cmath>
 #include <type_traits>
 #include <vector>
 
@@ -13,6 +15,38 @@
 
 using namespace mmrec;
 using namespace mmrec::testing;
+
+namespace mmrec::testing {
+
+// The harness's calls, for the architectures and the operators of this file, whose kernels are
+// called by name: the public functions would compile their other variants too.
+template <class Acc, class Arch, class T, class State>
+void call_scan(const backend::simd_for<Arch>& on, scan_op op, const view<const T, 3>& a,
+               const view<const T, 3>& b, const view<T, 3>& y, const scan_options<State>& o,
+               const log_domain&) {
+  const auto args = mmrec::detail::scan_args(y, o, a, b);
+  if (op == scan_op::linear_scan)
+    sweep(on, scan_ops::forward<scan_ops::linear<false>, false>{}, args);
+  else
+    sweep(on, scan_ops::forward<scan_ops::log_linear, false>{}, args);
+}
+template <class Acc, class Arch, class T, class State>
+void call_backward(const backend::simd_for<Arch>& on, scan_op op, const view<const T, 3>& dy,
+                   const view<const T, 3>& a, const view<const T, 3>& b, const view<const T, 3>& y,
+                   const linear_scan_gradients<T, State>& g, const log_domain&) {
+  if (op == scan_op::linear_scan)
+    mmrec::detail::run_adjoint("linear_scan_backward", on,
+                               scan_ops::adjoint<scan_ops::linear_partials<false>, false>{},
+                               {"dh", "a", "h"}, std::array{dy, a, y}, {"da", "db"},
+                               std::array{g.da, g.db}, scan_identity(op), g.common());
+  else
+    mmrec::detail::run_adjoint("log_linear_scan_backward", on,
+                               scan_ops::adjoint<scan_ops::log_linear_partials<false>, false>{},
+                               {"dl", "al", "be", "l", "l"}, std::array{dy, a, b, y, y},
+                               {"da", "db"}, std::array{g.da, g.db}, scan_identity(op), g.common());
+}
+
+}  // namespace mmrec::testing
 
 TEMPLATE_LIST_TEST_CASE("scan: on this architecture", "[components][scan]", all_architectures) {
   const backend::simd_for<TestType> on{.threads = 2};
@@ -46,6 +80,93 @@ TEMPLATE_LIST_TEST_CASE("scan: on this architecture", "[components][scan]", all_
   };
   check(float{});
   check(Eigen::bfloat16{});
+}
+
+// Several inputs and outputs, carries of two parts, segments and accumulation, with the fewest lanes
+// there are.
+TEMPLATE_LIST_TEST_CASE("scan: two inputs in double on this architecture", "[components][scan]",
+                        all_architectures) {
+  using T = double;
+  const backend::simd_for<TestType> on{.threads = 2};
+  std::uint64_t seed = 379;
+  for (const scan_op op : {scan_op::linear_scan, scan_op::log_linear_scan})
+    for (const index_t channels : {1, 2, 3, 4, 9, 35})
+      for (const layout kind : all_layouts)
+        for (const bool segments : {false, true}) {
+          CAPTURE(to_string(op), channels, to_string(kind), segments);
+          const auto offsets =
+              segments ? std::vector<index_t>{0, 1, 1, 20, 37} : std::vector<index_t>{};
+          const auto p = random_problem<T>(op, {segments ? 1 : 3, 37, channels}, false, true,
+                                           offsets, seed += 5);
+          const auto exact = solve(p);
+          const auto y = run_scan<T>(on, p, {kind, kind, kind, kind});
+          CHECK(worst_excess<T>(y.y, exact.y) <= 1);
+          CHECK(worst_excess<T>(y.final, exact.final) <= 1);
+          CHECK(y.canaries_intact);
+
+          const auto dy = random_values<T>(p.batch * p.time * channels, seed + 3, -1, 1),
+                     dfinal = random_values<T>(p.sequences() * channels, seed + 4, -1, 1);
+          const double before = seed % 3 == 0 ? 0 : 0.75;
+          const auto gradients = solve_backward(p, y.y, dy, dfinal);
+          const auto d = run_backward<T>(on, p, y.y, dy, dfinal,
+                                         {.dy = kind,
+                                          .a = kind,
+                                          .b = kind,
+                                          .y = kind,
+                                          .out = kind,
+                                          .states = kind,
+                                          .accumulate_onto = before});
+          const auto close = [&](const auto& actual, const scan_values& v) {
+            return worst_excess<T>(actual, before == 0 ? v : added_to(before, v)) <= 1;
+          };
+          CHECK(close(d.da, gradients.da));
+          CHECK(close(d.db, gradients.db));
+          CHECK(close(d.dinitial, gradients.dinitial));
+          CHECK(d.canaries_intact);
+        }
+}
+
+TEMPLATE_LIST_TEST_CASE("scan: double backward on this architecture", "[components][scan]",
+                        all_architectures) {
+  // Small integers: every order of summation and every rounding gives the same bits.
+  const std::array<index_t, 3> shape{3, 9, 11};
+  const auto integers = [&](std::uint64_t seed) {
+    auto values = random_vector<double>(3 * 9 * 11, seed, -2, 2);
+    for (double& v : values) v = std::round(v);
+    return values;
+  };
+  for (const layout kind : all_layouts) {
+    CAPTURE(to_string(kind));
+    const strided_buffer<double> a(shape, kind, integers(401)), va(shape, kind, integers(402)),
+        vb(shape, kind, integers(403)), h(shape, kind, integers(404)),
+        s(shape, kind, integers(405));
+    const auto run = [&](const auto& on) {
+      strided_buffer<double> ddh(shape, kind), da(shape, kind), db(shape, kind);
+      linear_scan_double_backward(on, va.view(), vb.view(), a.view(), h.view(), s.view(),
+                                  ddh.view(), {.da = da.view(), .db = db.view()});
+      CHECK((ddh.canaries_intact() && da.canaries_intact() && db.canaries_intact()));
+      return std::array{ddh.values(), da.values(), db.values()};
+    };
+    CHECK(run(backend::simd_for<TestType>{}) == run(backend::reference{}));
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("scan: no steps of arrays that are not there", "[components][scan]",
+                        all_architectures) {
+  // Under UBSan also: no address is reckoned from null.
+  const backend::simd_for<TestType> on{.threads = 1};
+  for (const std::array<index_t, 3>& strides :
+       {std::array<index_t, 3>{70, 35, 1}, {70, 1, 2}, {35, -70, 1}, {70, -1, 2}}) {
+    const view<const float, 3> in{nullptr, {2, 0, 4}, strides};
+    const view<float, 3> out{nullptr, {2, 0, 4}, strides};
+    const std::vector<float> initial(8, 0.25F);
+    std::vector<float> final(8), dinitial(8);
+    cumprod(on, in, out, {.initial = {initial.data(), {2, 4}}, .final = {final.data(), {2, 4}}});
+    CHECK(final == initial);
+    cumprod_backward(on, in, in, in, out,
+                     {.dfinal = {initial.data(), {2, 4}}, .dinitial = {dinitial.data(), {2, 4}}});
+    CHECK(dinitial == initial);
+  }
 }
 
 TEMPLATE_LIST_TEST_CASE("scan: stores past the caches change no bit", "[components][scan]",

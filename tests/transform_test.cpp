@@ -12,6 +12,7 @@
 #include <numeric>
 #include <vector>
 
+#include "support/architectures.hpp"
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
@@ -176,6 +177,29 @@ TEMPLATE_TEST_CASE("transform: many rows and long rows on several threads", "[co
         CAPTURE(extents, threads, seed);
         check_transform<T>(backend::simd{.threads = threads}, extents, seed, 0);
       }
+}
+
+TEMPLATE_LIST_TEST_CASE("transform: on this architecture", "[components]", all_architectures) {
+  const auto check = [&]<class T>(T) {
+    for (std::uint64_t seed = 1; seed < 40; ++seed) {
+      random_source random(seed);
+      const std::array<index_t, 3> extents{random.integer(1, 4), random.integer(1, 9),
+                                           random.integer(1, 40)};
+      CAPTURE(sizeof(T), seed, extents);
+      const scattered<T, 3> x(extents, seed % 4 == 0 ? 0 : seed), y(extents, seed + 100, seed % 8);
+      const auto f = [](auto a, auto b) { return math::select(a > b, a - b, a * b); };
+      const scattered<T, 3> actual(extents, seed % 3 == 0 ? 0 : seed + 200);
+      auto memory = actual.memory;
+      const view<T, 3> expected{memory.data() + (actual.view.data_handle() - actual.memory.data()),
+                                extents, actual.view.strides()};
+      transform(backend::simd_for<TestType>{.threads = 2}, f, actual.view, x.view, y.view);
+      transform(backend::reference{}, f, expected, x.view, y.view);
+      CHECK(std::memcmp(memory.data(), actual.memory.data(), memory.size() * sizeof(T)) == 0);
+    }
+  };
+  check(float{});
+  check(double{});
+  check(Eigen::bfloat16{});
 }
 
 TEST_CASE("transform: mathematics has the same bits for every thread count", "[components]") {

@@ -18,6 +18,9 @@
 #include <type_traits>
 
 #if !defined(__CUDACC__) && __has_include(<xsimd/config/xsimd_arch.hpp>)
+#if __has_include(<xsimd/config/xsimd_inline.hpp>)
+#include <xsimd/config/xsimd_inline.hpp>  // version 13 needs it and does not include it
+#endif
 #include <xsimd/config/xsimd_arch.hpp>  // names of architectures only
 #endif
 

@@ -3,6 +3,8 @@
 // other tests use; that one alone where there are none.
 #pragma once
 
+#include <mmrec/backend.hpp>
+
 #include <xsimd/xsimd.hpp>
 
 #include <tuple>
@@ -11,11 +13,12 @@
 namespace mmrec::testing {
 
 template <class... Arch>
-using supported_architectures = decltype(std::tuple_cat(
-    std::declval<std::conditional_t<Arch::supported(), std::tuple<Arch>, std::tuple<>>>()...));
+using narrower_architectures = decltype(std::tuple_cat(
+    std::declval<std::conditional_t<Arch::supported() && !std::is_same_v<Arch, default_simd_arch>,
+                                    std::tuple<Arch>, std::tuple<>>>()...));
 using known_architectures =
-    supported_architectures<xsimd::sse2, xsimd::fma3<xsimd::avx2>, xsimd::neon64>;
+    narrower_architectures<xsimd::sse2, xsimd::fma3<xsimd::avx2>, xsimd::neon64>;
 using all_architectures = std::conditional_t<(std::tuple_size_v<known_architectures> > 0),
-                                             known_architectures, std::tuple<xsimd::default_arch>>;
+                                             known_architectures, std::tuple<default_simd_arch>>;
 
 }  // namespace mmrec::testing

@@ -31,8 +31,10 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
   for (const auto& s : args.out) channel_last &= !s.out || s.out.stride(2) == 1 || channels == 1;
   // One channel is both layouts; lanes across the batch are then the only lanes there are.
   channel_last &= channels > 1 || sequences == 1;
+  // Without steps only states pass. The channel-last sweep then takes no stream, which may be null.
+  const bool empty = args.in[0].extent(1) == 0;
 
-  if (!channel_last) {
+  if (!channel_last && !empty) {
     using group = simd::detail::row_group<Row, Op, T, State, NI, NO, NS>;
     simd::detail::share_groups<group>(threads, op, args, channels,
                                       simd::detail::worth_streaming<Row>(args, 1));
@@ -41,7 +43,7 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
   if constexpr (simd::detail::has_quads<V, T> && sizeof(V) > 16) {
     constexpr auto q = static_cast<index_t>(simd::detail::quad<T>);
     if (channels < static_cast<index_t>(simd::lanes<V>) && channels % q == 0 && sequences > 1 &&
-        args.offsets.empty()) {
+        args.offsets.empty() && !empty) {
       using group = simd::detail::quad_group<V, Op, T, State, NI, NO, NS>;
       simd::detail::share_groups<group>(threads, op, args, channels / q, false);
       return;
