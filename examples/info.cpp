@@ -6,6 +6,9 @@
 //   info --json                 the same for programs
 //   info --require simd,cuda    exit code 2, and what is missing, unless all are usable here
 //
+// On a CPU that lacks instructions this file was compiled for, nothing of it can run: every call,
+// --require too, ends before main with what is missing and exit code 1 (support/cpu.hpp).
+//
 // smoke: --require reference,simd
 #include "build_info.hpp"
 #include "support/config.hpp"
@@ -141,7 +144,8 @@ int main(int argc, char** argv) {
     CLI::App app("What this build of mmrec is, what this CPU has, and which binary is running.");
     app.add_flag("--json", as_json, "Print JSON");
     app.add_option("--require", required,
-                   "Backends that must be usable here; exit code 2 if one is not")
+                   "Backends that must be usable here; exit code 2 if one is not, and 1 "
+                   "(with any options) if this CPU lacks what the program was compiled for")
         ->delimiter(',');
     app.set_version_flag("--version", std::string(mmrec::version_string));
     if (const auto code = parse(app, argc, argv)) return *code;

@@ -7,9 +7,10 @@
 //
 //   save_checkpoint(path, t);
 //
-//   checkpoint from(path);                       // or says what is wrong with the file
-//   from.options("pretrain", settings, given);   // takes the options that were not given, compares
-//   the others trainer t(options, text); from.restore(t);
+//   checkpoint from(path);                      // or says what is wrong with the file
+//   from.options("pretrain", settings, given);  // takes those that were not given, compares others
+//   trainer t(options, text);
+//   from.restore(t);
 #pragma once
 
 #include "safetensors.hpp"

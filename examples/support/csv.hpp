@@ -3,9 +3,10 @@
 // A resumed run cuts the rows that its checkpoint does not know, then goes on: no step appears
 // twice.
 //
-//   csv_writer log("metrics.csv", {"step", "loss"});                  // a new run: must not exist
-//   csv_writer log("metrics.csv", {"step", "loss"}, resume_at{1500}); // rows after step 1500 go
-//   away log.row(1501, 2.25);
+//   csv_writer log("metrics.csv", {"step", "loss"});  // a new run: must not exist
+//   log.row(1, 4.5);
+//   csv_writer more("metrics.csv", {"step", "loss"}, resume_at{1500});  // later rows go away
+//   more.row(1501, 2.25);
 #pragma once
 
 #include "file.hpp"

@@ -2,10 +2,9 @@
 // Pictures without a plotting library: line plots and bar charts as one SVG text that needs nothing
 // else and follows the reader's light or dark mode.
 //
-//   write_text_atomically("loss.svg", line_plot({.title = "loss", .x_label = "step", .y_label =
-//   "nats"},
-//                                               {{"train", steps, losses}, {"validation", vs,
-//                                               vl}}));
+//   const auto svg = line_plot({.title = "loss", .x_label = "step", .y_label = "nats"},
+//                              {{"train", steps, losses}, {"validation", vs, vl}});
+//   write_text_atomically("loss.svg", svg);
 #pragma once
 
 #include "svg.hpp"

@@ -202,7 +202,7 @@ inline std::vector<setting> settings_of(run_options& o) {
        "Tokens of a validation during the run; 0: the whole validation part, as at the end", count,
        free},
       {"Reports", "metrics", &o.metrics, "CSV file, one row a step", any, free},
-      {"Reports", "plot", &o.plot, "SVG file, losses by step", any, free},
+      {"Reports", "plot", &o.plot, "SVG file, losses by step; replaced where it exists", any, free},
       {"Reports", "sample", &o.sample, "Bytes to write at the end", count, free},
       {"Reports", "prompt", &o.prompt,
        "Text that the sample continues; none: the first byte of the text", any, free},

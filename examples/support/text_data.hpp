@@ -5,8 +5,7 @@
 //   const auto text = load_text("shakespeare.txt");
 //   const auto [train, validation] = split_text(text, 0.1);
 //   batch_sampler batches(train, {.mode = sampling::streams, .rows = 12, .length = 64, .seed = 1});
-//   const bool fresh = batches.next(inputs, targets);    // each rows x length; fresh: reset the
-//   states
+//   const bool fresh = batches.next(inputs, targets);  // rows x length each; fresh: reset states
 //
 // A batch is a function of the text, the options and its number, nothing else: the position of a
 // run is that number, and a resumed run sees the same batches.
