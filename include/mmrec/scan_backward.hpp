@@ -74,7 +74,7 @@ void run_adjoint(const char* function, const B& backend, const Step& step,
                  const std::array<const char*, NO>& out_names,
                  const std::array<view<T, 3>, NO>& out, double identity,
                  const scan_backward_options<State>& options) {
-  require_built<B>();
+  require_built<B, primitive::scan>();
   const auto& extents = in[0].extents();
   for (std::size_t k = 0; k < NI; ++k) check_view(function, names[k], in[k], extents);
   check_offsets(function, options.offsets, extents[0], extents[1]);
@@ -113,6 +113,7 @@ void run_adjoint(const char* function, const B& backend, const Step& step,
   }
   args.offsets = options.offsets;
   args.reverse = true;
+  args.function = function;
   sweep(backend, step, args);
 }
 
@@ -279,7 +280,7 @@ void linear_scan_double_backward(
   using State = detail::state_t<Acc, T>;
   detail::require_one_type<element_of<VA>, element_of<VB>, element_of<A>, element_of<H>,
                            element_of<S>, T>();
-  require_built<B>();
+  require_built<B, primitive::scan>();
   const char* function = "linear_scan_double_backward";
   const auto q = as_view(ddh);
   const std::array in{detail::read(a), detail::read(va), detail::read(vb), detail::read(h),
@@ -331,6 +332,7 @@ void linear_scan_double_backward(
   up.carry_out.out = gradients.ddfinal;
   up.edge = {gradients.initial};
   up.offsets = gradients.offsets;
+  up.function = function;
   sweep(backend, scan_ops::linear_double_forward{}, up);
 
   sweep_args<T, State, 5, 2, 2> down;
@@ -340,6 +342,7 @@ void linear_scan_double_backward(
   down.edge = {gradients.vinitial, gradients.initial};
   down.offsets = gradients.offsets;
   down.reverse = true;
+  down.function = function;
   sweep(backend, scan_ops::linear_double_reverse{}, down);
 }
 
