@@ -26,6 +26,7 @@
 
 #include <mmrec/backend.hpp>
 #include <mmrec/scan_ops.hpp>
+#include <mmrec/scan_partials.hpp>
 #include <mmrec/sweep.hpp>
 
 #include <string>

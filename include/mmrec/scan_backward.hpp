@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of the scans: one reverse linear scan each (scan_ops.hpp has the recurrence), exact
+// Gradients of the scans: one reverse linear scan each (scan_partials.hpp has the recurrence), exact
 // with zeros and negative factors, with -inf in log space, at the first step and for the initial
 // state.
 //

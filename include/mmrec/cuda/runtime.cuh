@@ -12,10 +12,14 @@
 #include <cuda_runtime.h>
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <string>
+
+#if defined(__NVCC__) && !defined(__CUDACC_RELAXED_CONSTEXPR__)
+#error \
+    "mmrec: CUDA files need nvcc's option --expt-relaxed-constexpr; the target mmrec::cuda sets it"
+#endif
 
 namespace mmrec {
 
@@ -76,7 +80,7 @@ inline device_state& state_of(int device) {
   return states[static_cast<std::size_t>(device)];
 }
 
-inline int current_device(const char* function) {
+inline int device_number(const char* function) {
   int device = 0;
   check(function, "cudaGetDevice", cudaGetDevice(&device));
   if (device >= max_devices)
@@ -89,7 +93,7 @@ inline int current_device(const char* function) {
 
 /// The current device, asked once.
 inline const device_properties& current_device(const char* function) {
-  const int device = detail::current_device(function);
+  const int device = detail::device_number(function);
   auto& state = detail::state_of(device);
   std::call_once(state.queried, [&] {
     device_properties p;
@@ -108,7 +112,7 @@ inline const device_properties& current_device(const char* function) {
 /// it has obtained, so that the second of two identical calls obtains nothing.
 inline cudaMemPool_t pool_of(const backend::cuda& b, const char* function) {
   if (b.memory) return static_cast<cudaMemPool_t>(b.memory);
-  const int device = detail::current_device(function);
+  const int device = detail::device_number(function);
   auto& state = detail::state_of(device);
   std::call_once(state.pooled, [&] {
     cudaMemPoolProps props{};
