@@ -12,7 +12,7 @@ endif()
 
 # No version in the request: xsimd's version files accept their own major version only, and no
 # range at all, while every xsimd from 8.1 to 14 is fine. The version is compared here instead.
-if(NOT TARGET xsimd)
+if(NOT TARGET xsimd AND NOT mmrec_without_simd)
   find_package(xsimd CONFIG QUIET)
   if(NOT TARGET xsimd)
     string(CONCAT mmrec_NOT_FOUND_MESSAGE

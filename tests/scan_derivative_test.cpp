@@ -228,21 +228,32 @@ TEST_CASE("scan gradients: an initial state of 0", "[gradients][scan]") {
   });
 }
 
+namespace {
+
 // The operators' gradients as users would write them.
+struct largest_partials {
+  template <class V>
+  MMREC_HD std::array<V, 2> operator()(const V& a, const V& b) const {
+    const V one = math::constant<V>(1), zero = math::constant<V>(0);
+    return {math::select(a >= b, one, zero), math::select(a >= b, zero, one)};
+  }
+};
+struct last_not_zero_partials {
+  template <class V>
+  MMREC_HD std::array<V, 2> operator()(const V&, const V& b) const {
+    const V one = math::constant<V>(1), zero = math::constant<V>(0);
+    return {math::select(b == zero, one, zero), math::select(b == zero, zero, one)};
+  }
+};
+
+}  // namespace
+
 TEMPLATE_TEST_CASE("scan gradients: operators of one's own", "[gradients][scan]", float, double,
                    Eigen::half, Eigen::bfloat16) {
   using T = TestType;
   using State = accumulator_t<T>;
-  const auto largest = [](auto a, auto b) {
-    using V = decltype(a);
-    const V one = math::constant<V>(1), zero = math::constant<V>(0);
-    return std::array<V, 2>{math::select(a >= b, one, zero), math::select(a >= b, zero, one)};
-  };
-  const auto last = [](auto a, auto b) {
-    using V = decltype(a);
-    const V one = math::constant<V>(1), zero = math::constant<V>(0);
-    return std::array<V, 2>{math::select(b == zero, one, zero), math::select(b == zero, zero, one)};
-  };
+  const largest_partials largest;
+  const last_not_zero_partials last;
   on_both_backends([&](const auto& backend) {
     for (const bool exclusive : {false, true})
       for (const layout kind : {layout::channel_last, layout::time_last}) {

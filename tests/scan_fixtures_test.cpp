@@ -41,7 +41,7 @@ strided_buffer<T> folded(const npy_array& array, const extents& shape, layout ki
 
 // y_t = prod x; grad x_t = y_{t-1} s_t, s_t = R_t + x_{t+1} s_{t+1}
 TEMPLATE_TEST_CASE("cumprod: fixtures", "[fixtures][scan]", reference_float, reference_double,
-                   simd_float, simd_double) {
+                   tested_float, tested_double) {
   using T = typename TestType::element_type;
   for (const fixture_file& file : fixture_files("cumprod")) {
     const npz data(file.path);
@@ -76,7 +76,7 @@ TEMPLATE_TEST_CASE("cumprod: fixtures", "[fixtures][scan]", reference_float, ref
 
 // y_t = log sum exp(x); grad x_i = sum_{t >= i} R_t exp(x_i - y_t)
 TEMPLATE_TEST_CASE("logcumsumexp: fixtures", "[fixtures][scan]", reference_float, reference_double,
-                   simd_float, simd_double) {
+                   tested_float, tested_double) {
   using T = typename TestType::element_type;
   for (const fixture_file& file : fixture_files("logcumsumexp")) {
     const npz data(file.path);
@@ -101,7 +101,7 @@ TEMPLATE_TEST_CASE("logcumsumexp: fixtures", "[fixtures][scan]", reference_float
 
 // h_t = a_t h_{t-1} + b_t, h_{-1} = h0; grad b = g, grad a_t = g_t h_{t-1}, grad h0 = a_0 g_0
 TEMPLATE_TEST_CASE("linear_scan: fixtures", "[fixtures][scan]", reference_float, reference_double,
-                   simd_float, simd_double) {
+                   tested_float, tested_double) {
   using T = typename TestType::element_type;
   for (const fixture_file& file : fixture_files("linrec")) {
     const npz data(file.path);

@@ -19,7 +19,20 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double nan_value = std::numeric_limits<double>::quiet_NaN();
 
-// Runs the test once per backend.
+struct largest_of {
+  template <class V>
+  MMREC_HD V operator()(const V& a, const V& b) const {
+    return math::maximum(a, b);
+  }
+};
+// Associative, with identity 0, and not commutative: the last value that is not 0.
+struct last_not_zero {
+  template <class V>
+  MMREC_HD V operator()(const V& a, const V& b) const {
+    return math::select(b == math::constant<V>(0), a, b);
+  }
+};
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("scan: the output may be an input", "[components][scan]", float, double,
@@ -80,12 +93,12 @@ TEMPLATE_TEST_CASE("scan: chunks of time with carried states give the bits of on
                             m.y.view().slice(1, from, n), scan_options<State>{s, s, exclusive, {}});
           }
           CHECK(m.y.canaries_intact());
-          if (is_logspace(op)) {
+          if (is_logspace(op) || !keeps_order(backend)) {
             scan_problem cut = p;
             cut.chunk = chunk;
             const auto exact = solve(cut);
-            CHECK(worst_excess<T>(m.y.values(), exact.y) <= 1);
-            CHECK(worst_excess<State>(state, exact.final) <= 1);
+            CHECK(worst_excess<T>(m.y.values(), for_order(backend, exact.y)) <= 1);
+            CHECK(worst_excess<State>(state, for_order(backend, exact.final)) <= 1);
           } else {
             CHECK(same_bits(m.y.values(), whole.y));
             CHECK(same_bits(state, whole.final));
@@ -158,7 +171,7 @@ TEMPLATE_TEST_CASE("scan: linear_scan splits and combines", "[components][scan]"
       std::vector<T> combined(29);
       for (std::size_t c = 0; c < 29; ++c) combined[c] = decay[c] * first[c] + second[c];
       // One product and one sum more than the recurrence has.
-      scan_values expected = exact.final;
+      scan_values expected = for_order(backend, exact.final);
       for (std::size_t c = 0; c < 29; ++c)
         expected.error[c] +=
             std::abs(expected.value[c]) + 2 * std::abs(decay[c] * first[c]) + std::abs(second[c]);
@@ -176,8 +189,8 @@ TEST_CASE("scan: a wider carry on request", "[components][scan]") {
         p.initial = random_values<double>(38, 43, 0.1, 1.5);  // states that float cannot hold
         const auto exact = solve(p);
         const auto outcome = run_scan<float, double>(backend, p, {kind, kind, kind});
-        CHECK(worst_excess<float, double>(outcome.y, exact.y) <= 1);
-        CHECK(worst_excess<double, double>(outcome.final, exact.final) <= 1);
+        CHECK(worst_excess<float, double>(outcome.y, for_order(backend, exact.y)) <= 1);
+        CHECK(worst_excess<double, double>(outcome.final, for_order(backend, exact.final)) <= 1);
       }
     // From 16 bits to double and back.
     const auto x = random_vector<Eigen::half>(2 * 70 * 19, 44, 0.9, 1.1);
@@ -315,11 +328,8 @@ TEMPLATE_TEST_CASE("scan: inclusive_scan with an operator of one's own", "[compo
                    float, double, Eigen::half) {
   using T = TestType;
   using State = accumulator_t<T>;
-  const auto largest = [](auto a, auto b) { return math::maximum(a, b); };
-  // Associative, with identity 0, and not commutative: the last value that is not 0.
-  const auto last = [](auto a, auto b) {
-    return math::select(b == math::constant<decltype(b)>(0), a, b);
-  };
+  const largest_of largest;
+  const last_not_zero last;
   on_both_backends([&](const auto& backend) {
     for (const index_t channels : ragged_channels<T>())
       for (const layout kind : {layout::channel_last, layout::time_last, layout::time_reversed})
@@ -369,11 +379,11 @@ TEST_CASE("scan: arrays of other libraries", "[components][scan]") {
   // An Eigen matrix is two-dimensional: its columns are sequences, folded by along.
   Eigen::MatrixXd x(4, 3), y(4, 3);
   x << 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12;
-  cumsum(backend::simd{}, along(as_view(x), 0), along(as_view(y), 0));
+  cumsum(tested{}, along(as_view(x), 0), along(as_view(y), 0));
   for (Eigen::Index c = 0; c < 3; ++c)
     for (Eigen::Index t = 0; t < 4; ++t) CHECK(y(t, c) == x.col(c).head(t + 1).sum());
   const std::vector<float> gates{1, 2, 3, 4};
   std::vector<float> products(4);
-  cumprod(backend::simd{}, along(as_view(gates), 0), along(as_view(products), 0));
+  cumprod(tested{}, along(as_view(gates), 0), along(as_view(products), 0));
   CHECK(products == std::vector<float>{1, 2, 6, 24});
 }

@@ -6,6 +6,7 @@
 //   mmrec::backend::simd{}              this CPU, the vector registers this file is compiled for,
 //                                       all cores
 //   mmrec::backend::simd{.threads = 1}
+//   mmrec::backend::cuda{stream}        the current GPU, on device pointers, in a .cu file
 //
 // The SIMD architecture is a template parameter, so two translation units that are compiled with
 // different -m flags and linked together keep their own kernels.
@@ -58,10 +59,11 @@ struct simd_for {
 /// The architecture this translation unit is compiled for.
 using simd = simd_for<default_simd_arch>;
 
-/// GPU tag: `stream` is a cudaStream_t. Its kernels come with a later release; using it is a
-/// compile-time error that says so.
+/// The current device, on device pointers, in a .cu file. Calls are asynchronous: they only enqueue
+/// work on the stream, and can be captured in a graph.
 struct cuda {
-  void* stream = nullptr;
+  void* stream = nullptr;  // a cudaStream_t; null: the default stream
+  void* memory = nullptr;  // scratch: a cudaMemPool_t; null: mmrec's own pool of the device
 };
 
 }  // namespace backend
@@ -84,13 +86,29 @@ inline constexpr bool is_simd_without_xsimd = false;
 template <>
 inline constexpr bool is_simd_without_xsimd<backend::simd_for<no_simd_arch>> = true;
 
+/// What backends provide kernels for. The CUDA backend has the primitives named in `in_cuda`;
+/// everything else is `other`.
+enum class primitive { scan, other };
+template <primitive P>
+inline constexpr bool in_cuda = P == primitive::scan;
+
+/// Is this file compiled by nvcc?
+#if defined(__CUDACC__)
+constexpr bool is_cuda_file = true;
+#else
+constexpr bool is_cuda_file = false;
+#endif
+
 /// Every public function asserts this first, so that the sentence, not a missing overload, is what
 /// a user reads.
-template <class B>
+template <class B, primitive P = primitive::other>
 constexpr void require_built() {
-  static_assert(!std::same_as<B, backend::cuda>,
-                "mmrec: backend::cuda is not part of this release; pass backend::simd or "
-                "backend::reference");
+  static_assert(!std::same_as<B, backend::cuda> || is_cuda_file,
+                "mmrec: backend::cuda needs a .cu file, compiled by nvcc; pass backend::simd or "
+                "backend::reference in a .cpp file");
+  static_assert(!std::same_as<B, backend::cuda> || !is_cuda_file || in_cuda<P>,
+                "mmrec: this function is not in the CUDA backend yet; copy its arguments to the "
+                "host and pass backend::reference, or backend::simd in a .cpp file");
   static_assert(!is_simd_without_xsimd<B>,
                 "mmrec: backend::simd needs xsimd and a host .cpp file; install xsimd (Debian: "
                 "libxsimd-dev) and do not use it in a .cu file, or pass backend::reference");

@@ -58,6 +58,39 @@ struct elementary {
   static MMREC_HD_INLINE V rounded(const V& v) { return v; }
 };
 
+#if defined(__CUDA_ARCH__)
+// nvcc fuses products and sums where it sees both, so on the device the choice is made here.
+template <class V>
+struct fused {
+  static MMREC_HD_INLINE V multiply_add(const V& a, const V& b, const V& c) {
+    return elementary<V>::multiply_add(a, b, c);
+  }
+  static MMREC_HD_INLINE V product(const V& a, const V& b) { return a * b; }
+};
+template <>
+struct fused<float> {
+  static MMREC_HD_INLINE float multiply_add(float a, float b, float c) {
+    return __fmaf_rn(a, b, c);
+  }
+  static MMREC_HD_INLINE float product(float a, float b) { return __fmul_rn(a, b); }
+};
+template <>
+struct fused<double> {
+  static MMREC_HD_INLINE double multiply_add(double a, double b, double c) {
+    return __fma_rn(a, b, c);
+  }
+  static MMREC_HD_INLINE double product(double a, double b) { return __dmul_rn(a, b); }
+};
+#else
+template <class V>
+struct fused {
+  static MMREC_HD_INLINE V multiply_add(const V& a, const V& b, const V& c) {
+    return elementary<V>::multiply_add(a, b, c);
+  }
+  static MMREC_HD_INLINE V product(const V& a, const V& b) { return elementary<V>::rounded(a * b); }
+};
+#endif
+
 template <class V>
 MMREC_HD_INLINE V exp(const V& v) {
   return elementary<V>::exp(v);
@@ -103,7 +136,12 @@ MMREC_HD_INLINE value_and_slope<V> normal(const V& v) {
 /// a * b + c, in one rounding where the target has the instruction.
 template <class V>
 MMREC_HD_INLINE V multiply_add(const V& a, const V& b, const V& c) {
-  return elementary<V>::multiply_add(a, b, c);
+  return fused<V>::multiply_add(a, b, c);
+}
+/// a * b, rounded here: no compiler may fuse it with a sum that follows.
+template <class V>
+MMREC_HD_INLINE V product(const V& a, const V& b) {
+  return fused<V>::product(a, b);
 }
 /// The product or sum as rounded here: no compiler may fuse it with what is done to it next. (GCC
 /// fuses across statements, but only where it unrolls, and then results would depend on the

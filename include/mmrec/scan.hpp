@@ -26,6 +26,7 @@
 
 #include <mmrec/scan_backward.hpp>
 #include <mmrec/scan_ops.hpp>
+#include <mmrec/scan_partials.hpp>
 #include <mmrec/sweep.hpp>
 
 namespace mmrec {
@@ -72,14 +73,15 @@ namespace detail {
 /// The arguments of a forward scan, put together in place: copying views that were just written
 /// would cost more than a short scan.
 template <class State, class T, class... In>
-sweep_args<T, State, sizeof...(In), 1, 0> scan_args(const view<T, 3>& y,
+sweep_args<T, State, sizeof...(In), 1, 0> scan_args(const char* function, const view<T, 3>& y,
                                                     const scan_options<State>& options,
                                                     const In&... in) {
   return {.in = {read(in)...},
           .out = {{{y}}},
           .carry_in = options.initial,
           .carry_out = {options.final},
-          .offsets = options.offsets};
+          .offsets = options.offsets,
+          .function = function};
 }
 
 /// Sees in a few comparisons that no check can fail: dense arrays, in place or apart, and no states
@@ -105,8 +107,9 @@ bool surely_valid(const sweep_args<T, State, NI, 1, 0>& args) {
 }
 
 template <class T, class State, std::size_t NI>
-void check_scan(const char* function, const std::array<const char*, NI>& names, const char* y_name,
+void check_scan(const std::array<const char*, NI>& names, const char* y_name,
                 const sweep_args<T, State, NI, 1, 0>& args) {
+  const char* const function = args.function;
   const auto& in = args.in;
   const auto& y = args.out[0].out;
   const auto& initial = args.carry_in;
@@ -130,11 +133,10 @@ void check_scan(const char* function, const std::array<const char*, NI>& names, 
 }
 
 template <class B, class Op, class T, class State, std::size_t NI>
-void run_scan(const char* function, const B& backend, const Op& op,
-              const std::array<const char*, NI>& names, const char* y_name,
-              const sweep_args<T, State, NI, 1, 0>& args, bool exclusive) {
-  require_built<B>();
-  if (!surely_valid(args)) check_scan(function, names, y_name, args);
+void run_scan(const B& backend, const Op& op, const std::array<const char*, NI>& names,
+              const char* y_name, const sweep_args<T, State, NI, 1, 0>& args, bool exclusive) {
+  require_built<B, primitive::scan>();
+  if (!surely_valid(args)) check_scan(names, y_name, args);
   if (exclusive)
     sweep(backend, scan_ops::forward<Op, true>{op}, args);
   else
@@ -148,8 +150,8 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void cumsum(const B& backend, const X& x, const Y& y,
             const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan("cumsum", backend, scan_ops::cumsum{}, std::array{"x"}, "y",
-                   detail::scan_args(as_view(y), options, x), options.exclusive);
+  detail::run_scan(backend, scan_ops::cumsum{}, std::array{"x"}, "y",
+                   detail::scan_args("cumsum", as_view(y), options, x), options.exclusive);
 }
 
 /// y_t = x_t y_{t-1}; the identity is 1. Never through logarithms: zeros and signs are exact.
@@ -157,8 +159,8 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void cumprod(const B& backend, const X& x, const Y& y,
              const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan("cumprod", backend, scan_ops::cumprod{}, std::array{"x"}, "y",
-                   detail::scan_args(as_view(y), options, x), options.exclusive);
+  detail::run_scan(backend, scan_ops::cumprod{}, std::array{"x"}, "y",
+                   detail::scan_args("cumprod", as_view(y), options, x), options.exclusive);
 }
 
 /// L_t = clamp(log(x_t + epsilon), lower, upper) + L_{t-1}: the cumulative product as logarithms.
@@ -168,8 +170,8 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void log_cumprod(const B& backend, const X& x, const Y& y,
                  const log_cumprod_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan("log_cumprod", backend, scan_ops::log_cumprod{{}, options.domain},
-                   std::array{"x"}, "y", detail::scan_args(as_view(y), options.common(), x),
+  detail::run_scan(backend, scan_ops::log_cumprod{{}, options.domain}, std::array{"x"}, "y",
+                   detail::scan_args("log_cumprod", as_view(y), options.common(), x),
                    options.exclusive);
 }
 
@@ -179,8 +181,8 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void logcumsumexp(const B& backend, const X& x, const Y& y,
                   const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan("logcumsumexp", backend, scan_ops::logcumsumexp{}, std::array{"x"}, "y",
-                   detail::scan_args(as_view(y), options, x), options.exclusive);
+  detail::run_scan(backend, scan_ops::logcumsumexp{}, std::array{"x"}, "y",
+                   detail::scan_args("logcumsumexp", as_view(y), options, x), options.exclusive);
 }
 
 /// h_t = a_t h_{t-1} + b_t, the diagonal linear recurrence; the default initial state is 0.
@@ -193,8 +195,9 @@ void linear_scan(const B& backend, const A& a, const In& b, const H& h,
                  const linear_scan_options<detail::state_t<Acc, element_of<H>>>& options = {}) {
   detail::require_one_type<element_of<A>, element_of<In>, element_of<H>>();
   const auto run = [&]<bool LogGates>() {
-    detail::run_scan("linear_scan", backend, scan_ops::linear<LogGates>{}, std::array{"a", "b"},
-                     "h", detail::scan_args(as_view(h), options.common(), a, b), options.exclusive);
+    detail::run_scan(backend, scan_ops::linear<LogGates>{}, std::array{"a", "b"}, "h",
+                     detail::scan_args("linear_scan", as_view(h), options.common(), a, b),
+                     options.exclusive);
   };
   options.gates == gates::logs ? run.template operator()<true>() : run.template operator()<false>();
 }
@@ -207,8 +210,9 @@ template <class Acc = void, backend_tag B, readable_array<3> A, readable_array<3
 void log_linear_scan(const B& backend, const A& al, const In& be, const L& l,
                      const scan_options<detail::state_t<Acc, element_of<L>>>& options = {}) {
   detail::require_one_type<element_of<A>, element_of<In>, element_of<L>>();
-  detail::run_scan("log_linear_scan", backend, scan_ops::log_linear{}, std::array{"al", "be"}, "l",
-                   detail::scan_args(as_view(l), options, al, be), options.exclusive);
+  detail::run_scan(backend, scan_ops::log_linear{}, std::array{"al", "be"}, "l",
+                   detail::scan_args("log_linear_scan", as_view(l), options, al, be),
+                   options.exclusive);
 }
 
 /// y_t = op(y_{t-1}, x_t) with your own associative operator and its identity element. `op` is
@@ -221,13 +225,16 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void inclusive_scan(const B& backend, const X& x, const Y& y, const Op& op, double identity,
                     const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan("inclusive_scan", backend, scan_ops::user<Op>{op, identity}, std::array{"x"},
-                   "y", detail::scan_args(as_view(y), options, x), options.exclusive);
+  detail::run_scan(backend, scan_ops::user<Op>{op, identity}, std::array{"x"}, "y",
+                   detail::scan_args("inclusive_scan", as_view(y), options, x), options.exclusive);
 }
 
 }  // namespace mmrec
 
 #include <mmrec/reference/scan.hpp>
+#if defined(__CUDACC__)
+#include <mmrec/cuda/scan.cuh>
+#endif
 #if !defined(__CUDACC__) && __has_include(<xsimd/xsimd.hpp>)
 #include <mmrec/simd/scan.hpp>
 #endif

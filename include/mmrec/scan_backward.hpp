@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of the scans: one reverse linear scan each (scan_ops.hpp has the recurrence), exact
+// Gradients of the scans: one reverse linear scan each (scan_partials.hpp has the recurrence), exact
 // with zeros and negative factors, with -inf in log space, at the first step and for the initial
 // state.
 //
@@ -78,7 +78,7 @@ void run_adjoint(const char* function, const B& backend, const Step& step,
                  const std::array<const char*, NO>& out_names,
                  const std::array<view<T, 3>, NO>& out, double identity,
                  const scan_backward_options<State>& options) {
-  require_built<B>();
+  require_built<B, primitive::scan>();
   const auto& extents = in[0].extents();
   for (std::size_t k = 0; k < NI; ++k) check_view(function, names[k], in[k], extents);
   check_offsets(function, options.offsets, extents[0], extents[1]);
@@ -117,6 +117,7 @@ void run_adjoint(const char* function, const B& backend, const Step& step,
   }
   args.offsets = options.offsets;
   args.reverse = true;
+  args.function = function;
   sweep(backend, step, args);
 }
 
@@ -283,7 +284,7 @@ void linear_scan_double_backward(
   using State = detail::state_t<Acc, T>;
   detail::require_one_type<element_of<VA>, element_of<VB>, element_of<A>, element_of<H>,
                            element_of<S>, T>();
-  require_built<B>();
+  require_built<B, primitive::scan>();
   const char* function = "linear_scan_double_backward";
   const auto q = as_view(ddh);
   const std::array in{detail::read(a), detail::read(va), detail::read(vb), detail::read(h),
@@ -335,6 +336,7 @@ void linear_scan_double_backward(
   up.carry_out.out = gradients.ddfinal;
   up.edge = {gradients.initial};
   up.offsets = gradients.offsets;
+  up.function = function;
   sweep(backend, scan_ops::linear_double_forward{}, up);
 
   sweep_args<T, State, 5, 2, 2> down;
@@ -344,6 +346,7 @@ void linear_scan_double_backward(
   down.edge = {gradients.vinitial, gradients.initial};
   down.offsets = gradients.offsets;
   down.reverse = true;
+  down.function = function;
   sweep(backend, scan_ops::linear_double_reverse{}, down);
 }
 

@@ -4,6 +4,7 @@
 // (scan_ops.hpp). This header holds the arguments and their checks.
 #pragma once
 
+#include <mmrec/backend.hpp>
 #include <mmrec/check.hpp>
 #include <mmrec/view.hpp>
 
@@ -35,6 +36,7 @@ struct sweep_args {
   std::array<double, Shifted> edge_default{};
   std::span<const index_t> offsets{};
   bool reverse = false;
+  const char* function = "scan";  // for messages
 
   index_t sequences() const {
     return offsets.empty() ? in[0].extent(0) : static_cast<index_t>(offsets.size()) - 1;
@@ -50,6 +52,13 @@ struct sweep_args {
     return {0, offsets[i], offsets[i + 1] - offsets[i]};
   }
 };
+
+#if !defined(__CUDACC__)
+/// Declared only, so that a call in a host file fails with require_built's sentence and nothing
+/// else.
+template <class Op, class Args>
+void sweep(const backend::cuda& backend, const Op& op, const Args& args);
+#endif
 
 /// Throws unless 0 = offsets[0] <= offsets[1] <= ... = time; offsets also need a batch of one.
 inline void check_offsets(const char* function, std::span<const index_t> offsets, index_t batch,

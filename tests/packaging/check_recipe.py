@@ -74,5 +74,5 @@ exported = [pattern.split("/")[0] for pattern in recipe.exports_sources]
 check("what is exported", ["CMakeLists.txt", "LICENSE", "cmake", "include"], sorted(exported))
 check("the folders of the install tree", ["include", "share"], sorted(p.name for p in prefix.iterdir()))
 check("the installed headers",
-      sorted(str(p.relative_to(root / "include")) for p in (root / "include").rglob("*.hpp")),
-      sorted(str(p.relative_to(prefix / "include")) for p in (prefix / "include").rglob("*.hpp")))
+      sorted(str(p.relative_to(root / "include")) for p in (root / "include").rglob("*.*h*")),
+      sorted(str(p.relative_to(prefix / "include")) for p in (prefix / "include").rglob("*.*h*")))

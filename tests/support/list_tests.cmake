@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Run after a test program is linked: writes ${list_file}, which registers each of its test cases
-# with CTest under those of ${labels} that it has as tags. Asks for bare names, once per label,
+# with CTest under those of ${labels} that it has as tags, and under ${add_label}. Asks for bare names, once per label,
 # because that listing is the only one that neither Catch2 2 nor 3 wraps at the console's width.
 cmake_minimum_required(VERSION 3.24)
 
@@ -37,7 +37,7 @@ endforeach()
 cmake_path(GET program STEM stem)
 set(script "")
 foreach(name IN LISTS names)
-  set(tags "")
+  set(tags ${add_label})
   foreach(label IN LISTS labels)
     if(name IN_LIST names_${label})
       list(APPEND tags ${label})
@@ -52,6 +52,6 @@ foreach(name IN LISTS names)
   string(APPEND script
     "add_test([==[${stem}: ${name}]==] [==[${program}]==] [==[${specification}]==] -w NoAssertions)\n"
     "set_tests_properties([==[${stem}: ${name}]==] PROPERTIES LABELS [==[${tags}]==]\n"
-    "  FAIL_REGULAR_EXPRESSION [==[No test cases matched|No tests ran]==])\n")
+    "  SKIP_RETURN_CODE 77 FAIL_REGULAR_EXPRESSION [==[No test cases matched|No tests ran]==])\n")
 endforeach()
 file(WRITE ${list_file} "${script}")

@@ -5,6 +5,8 @@
 
 #include <mmrec/backend.hpp>
 
+#include "on_both_backends.hpp"
+
 namespace mmrec::testing {
 
 template <class Backend, class T>
@@ -18,5 +20,9 @@ using reference_float = run<backend::reference, float>;
 using reference_double = run<backend::reference, double>;
 using simd_float = run<backend::simd, float>;
 using simd_double = run<backend::simd, double>;
+
+// The backend under test: simd, or the GPU in a .cu file.
+using tested_float = run<tested, float>;
+using tested_double = run<tested, double>;
 
 }  // namespace mmrec::testing

@@ -207,12 +207,17 @@ bool same_bits(const std::vector<T>& x, const std::vector<T>& y) {
          (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(T)) == 0);
 }
 
-// Channel counts around one register, half a block and a block of the simd backend.
+// Channel counts around one register, half a block and a block of the simd backend; around the lanes
+// of a warp.
 template <class T>
 std::vector<index_t> ragged_channels() {
+#if defined(__CUDACC__)
+  return {1, 2, 8, 31, 32, 35, 65};
+#else
   constexpr auto w =
       static_cast<index_t>(simd::lanes<simd::batch<accumulator_t<T>, default_simd_arch>>);
   return {1, w / 2, 3 * w / 4, w - 1, w, w + 1, 4 * w + 3, 8 * w + 1};
+#endif
 }
 
 }  // namespace mmrec::testing

@@ -7,6 +7,10 @@
 // v adds |v|, a factor that is off by r u adds r |v|, and errors so far pass through the
 // derivatives of the step. exp and log are taken to be within 2 ulp (4 u). This is the order in
 // which the library's kernels compute; it does not count on fused multiply-adds.
+//
+// Kernels that cut time into pieces add the same terms in another order, and what cancels on the way
+// may cancel elsewhere: for them the same analysis is done with the sizes that values have when all
+// terms are of one sign (`any_order`).
 #pragma once
 
 #include <mmrec/scan.hpp>
@@ -126,10 +130,19 @@ struct scan_problem {
 
 struct scan_values {
   std::vector<double> value, error;  // error in units of the arithmetic type's u
-  explicit scan_values(std::int64_t n = 0) : value(std::size_t(n)), error(std::size_t(n)) {}
-  void set(std::size_t i, real v, real e) {
+  std::vector<double> loose;         // the same in any order of the steps
+  explicit scan_values(std::int64_t n = 0)
+      : value(std::size_t(n)), error(std::size_t(n)), loose(std::size_t(n)) {}
+  void set(std::size_t i, real v, real e) { set(i, v, e, e); }
+  void set(std::size_t i, real v, real e, real any) {
     value[i] = static_cast<double>(v);
     error[i] = static_cast<double>(e);
+    loose[i] = static_cast<double>(std::max(e, any));
+  }
+  scan_values any_order() const {
+    scan_values v = *this;
+    v.error = loose;
+    return v;
   }
 };
 
@@ -146,48 +159,72 @@ inline real reading_error(real y, std::int64_t steps) {
   return 4 * std::log(static_cast<real>(steps + 2)) + 2 * finite_part(y);
 }
 
+// What a step adds to the error so far: `before` and `after` are the sizes of the state. Summaries
+// of pieces take each log-space step twice, and add them in a tree of few levels.
+inline real step_error(scan_op op, real error, real a, real exact_a, real before, real after,
+                       std::int64_t steps, bool any_order) {
+  if (any_order) after *= 2;  // where a piece ends, its state is rounded once more
+  switch (op) {
+    case scan_op::cumsum:
+      return error + after;
+    case scan_op::cumprod:
+      return std::abs(a) * error + after;
+    // x + epsilon is off by u of itself and of epsilon, which is 2 u of its logarithm.
+    case scan_op::log_cumprod:
+      return error + 2 + 5 * exact_a + after;
+    case scan_op::linear_scan:
+      return std::abs(a) * (error + before) + after;
+    case scan_op::linear_scan_logs:
+      return std::exp(a) * (error + 5 * before) + after;
+    case scan_op::logcumsumexp:
+      return error + (any_order ? 14 : 7);
+    case scan_op::log_linear_scan:
+      return error + (any_order ? 14 : 7) + before + std::log(static_cast<real>(steps + 2));
+  }
+  return error;
+}
+
 inline scan_solution solve(const scan_problem& p) {
   scan_solution result{scan_values(p.batch * p.time * p.channels),
                        scan_values(p.sequences() * p.channels)};
   p.for_each_sequence([&](auto s, auto n, auto from, auto to, auto c) {
-    real state = p.first_state(s, c), error = 0;
-    const auto read = [&](std::int64_t steps) {
-      return error + (is_logspace(p.op) ? reading_error(state, steps) : 0);
+    real state = p.first_state(s, c), error = 0, loose = 0, size = finite_part(state);
+    const auto read = [&](real so_far, std::int64_t steps, bool any_order = false) {
+      return so_far + (is_logspace(p.op) ? reading_error(state, steps) + (any_order ? 60 : 0) : 0);
     };
     for (std::int64_t t = from; t < to; ++t) {
       const std::size_t i = p.at(n, t, c);
       const real a = p.a[i], b = has_two_inputs(p.op) ? p.b[i] : 0;
-      const real next = exact_step(p.op, state, a, b, p.domain), result_error = finite_part(next);
-      if (p.exclusive) result.y.set(i, state, read(t - from));
-      if (p.chunk > 0 && t % p.chunk == 0) error = read(t - from);
-      switch (p.op) {
-        case scan_op::cumsum:
-          error += result_error;
-          break;
-        case scan_op::cumprod:
-          error = std::abs(a) * error + result_error;
-          break;
-        // x + epsilon is off by u of itself and of epsilon, which is 2 u of its logarithm.
-        case scan_op::log_cumprod:
-          error += 2 + 5 * finite_part(exact_log(a, p.domain)) + result_error;
-          break;
-        case scan_op::linear_scan:
-          error = std::abs(a) * (error + std::abs(state)) + result_error;
-          break;
-        case scan_op::linear_scan_logs:
-          error = std::exp(a) * (error + 5 * std::abs(state)) + result_error;
-          break;
-        case scan_op::logcumsumexp:
-          error += 7;
-          break;
-        case scan_op::log_linear_scan:
-          error += 7 + finite_part(a + state) + std::log(static_cast<real>(t - from + 2));
-          break;
+      const real next = exact_step(p.op, state, a, b, p.domain);
+      const real exact_a =
+          p.op == scan_op::log_cumprod ? finite_part(exact_log(a, p.domain)) : finite_part(a);
+      if (p.exclusive) result.y.set(i, state, read(error, t - from), read(loose, t - from, true));
+      if (p.chunk > 0 && t % p.chunk == 0) {
+        error = read(error, t - from);
+        loose = read(loose, t - from, true);
       }
+      // In any order: sums of sizes.
+      real size_before = size;
+      if (p.op == scan_op::cumprod)
+        size = std::abs(a) * size;
+      else if (p.op == scan_op::linear_scan)
+        size = std::abs(a) * size + std::abs(b);
+      else if (p.op == scan_op::linear_scan_logs)
+        size = std::exp(a) * size + std::abs(b);
+      else
+        size += exact_a;
+      if (p.op == scan_op::log_linear_scan) size_before = 2 * size + finite_part(b);
+      const real carried =
+          p.op == scan_op::log_linear_scan ? finite_part(a + state) : std::abs(state);
+      error = step_error(p.op, error, a, exact_a, carried, finite_part(next), t - from, false);
+      loose = step_error(p.op, loose, a, exact_a, finite_part(size_before), finite_part(size),
+                         t - from, true);
       state = next;
-      if (!p.exclusive) result.y.set(i, state, read(t - from + 1));
+      if (!p.exclusive)
+        result.y.set(i, state, read(error, t - from + 1), read(loose, t - from + 1, true));
     }
-    result.final.set(static_cast<std::size_t>(s * p.channels + c), state, read(to - from));
+    result.final.set(static_cast<std::size_t>(s * p.channels + c), state, read(error, to - from),
+                     read(loose, to - from, true));
   });
   return result;
 }
@@ -212,6 +249,7 @@ inline scan_gradients solve_backward(const scan_problem& p, const std::vector<do
     // later: dL/d(state after step t), all of it that comes from steps behind t.
     const auto k = static_cast<std::size_t>(s * p.channels + c);
     real later = dfinal.empty() ? 0 : dfinal[k], error = dfinal_error.empty() ? 0 : dfinal_error[k];
+    real loose = error, later_size = std::abs(later);
     for (std::int64_t t = to - 1; t >= from; --t) {
       const std::size_t i = p.at(n, t, c);
       const real a = p.a[i], b = has_two_inputs(p.op) ? p.b[i] : 0, g = dy[i];
@@ -256,16 +294,27 @@ inline scan_gradients solve_backward(const scan_problem& p, const std::vector<do
           break;
       }
       const real adjoint = p.exclusive ? later : g + later;
-      if (!p.exclusive) error += std::abs(adjoint);
-      const auto output_error = [&](real w, real w_error) {
-        return std::abs(w) * (error + std::abs(adjoint) * (w_error + 1));
+      const real size = p.exclusive ? later_size : std::abs(g) + later_size;
+      if (!p.exclusive) {
+        error += std::abs(adjoint);
+        loose += size;
+      }
+      const auto output_error = [](real w, real w_error, real so_far, real adjoint_size) {
+        return std::abs(w) * (so_far + adjoint_size * (w_error + 1));
       };
-      result.da.set(i, wa * adjoint, output_error(wa, wa_error));
-      result.db.set(i, wb * adjoint, output_error(wb, wb_error));
+      const auto set = [&](scan_values& to_set, real w, real w_error) {
+        to_set.set(i, w * adjoint, output_error(w, w_error, error, std::abs(adjoint)),
+                   output_error(w, w_error, loose, size));
+      };
+      set(result.da, wa, wa_error);
+      set(result.db, wb, wb_error);
       later = decay * adjoint + (p.exclusive ? g : 0);
-      error = output_error(decay, decay_error) + (p.exclusive ? std::abs(later) : 0);
+      later_size = std::abs(decay) * size + (p.exclusive ? std::abs(g) : 0);
+      error = output_error(decay, decay_error, error, std::abs(adjoint)) +
+              (p.exclusive ? std::abs(later) : 0);
+      loose = output_error(decay, decay_error, loose, size) + (p.exclusive ? 2 : 1) * later_size;
     }
-    result.dinitial.set(k, later, error);
+    result.dinitial.set(k, later, error, loose);
   });
   return result;
 }
@@ -274,7 +323,8 @@ inline scan_gradients solve_backward(const scan_problem& p, const std::vector<do
 inline scan_values added_to(double before, scan_values v) {
   for (std::size_t i = 0; i < v.value.size(); ++i) {
     const double sum = before + v.value[i];
-    v.set(i, sum, v.error[i] + 2 * std::abs(sum) + std::abs(v.value[i]));
+    const double added = 2 * std::abs(sum) + std::abs(v.value[i]);
+    v.set(i, sum, v.error[i] + added, v.loose[i] + added);
   }
   return v;
 }

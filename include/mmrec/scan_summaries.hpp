@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// What several steps of a scan do to the state before them, as one value: the summary. Summaries
+// let time be cut into pieces that are worked on at once:
+//
+//   s = none;  extend(s, inputs of step 1), extend(s, inputs of step 2), ...   one piece
+//   combine(left, right)                                                     two neighbouring ones
+//   apply(s, carry)                                                  the carry behind the piece
+//
+// Three kinds serve every operator of scan_ops.hpp:
+//   affine  state -> a state + b: sums, products, linear scans, and all gradients
+//   scaled  log-space sums: a shift, then a pair (m, S) to add
+//   user    the user's operator itself, which is associative
+//
+// No division, no difference of sums. A summary stands for its steps up to rounding, unless a state
+// on the way was infinite, NaN or huge: 0 times infinity or an overflow that a later step would
+// hide must not come out differently. `may_apply` says when it does not stand for them; the
+// caller then takes the steps one by one. It looks at values only, so the choice is always the
+// same.
+#pragma once
+
+#include <mmrec/scan_ops.hpp>
+
+#include <type_traits>
+
+namespace mmrec::scan_ops {
+
+/// `a` has double's range, so that a product over many steps does not vanish or overflow where the
+/// product with a state would not. `reach` bounds |a| and |b| after every step so far.
+template <class V>
+struct affine {
+  double a;
+  V b, reach;
+};
+
+template <class V>
+struct scaled {
+  V shift, m, sum;
+};
+
+template <class V>
+struct folded {
+  V value;
+};
+
+template <class V>
+struct affine_limits {
+  /// States and summaries within this: their products and sums stay finite.
+  static constexpr V reach = sizeof(V) == 4 ? V(0x1p60) : V(0x1p500);
+};
+
+template <class Op, class V>
+struct affine_summaries {
+  using type = affine<V>;
+  using carry = std::array<V, Op::carries>;
+
+  static MMREC_HD_INLINE type none(const Op&) { return {1.0, V(-0.0), V(1)}; }
+  static MMREC_HD_INLINE void extend(const Op& op, type& s, const std::array<V, Op::inputs>& in) {
+    const auto [a, b] = op.coefficients(in);
+    s.a = s.a * static_cast<double>(a);
+    const V size = static_cast<V>(s.a < 0 ? -s.a : s.a);
+    s.reach = larger(s.reach, size);
+    if constexpr (Op::has_offset) {
+      s.b = math::multiply_add(a, s.b, b);
+      s.reach = larger(s.reach, s.b < V(0) ? -s.b : s.b);
+    }
+  }
+  static MMREC_HD_INLINE type combine(const Op&, const type& left, const type& right) {
+    type s{left.a * right.a, right.b, left.reach};
+    const V size = static_cast<V>(left.a < 0 ? -left.a : left.a);
+    if constexpr (Op::has_offset)
+      s.b = static_cast<V>(
+          math::multiply_add(right.a, static_cast<double>(left.b), static_cast<double>(right.b)));
+    const V start = Op::has_offset ? (left.b < V(0) ? -left.b : left.b) + V(1) : V(0);
+    s.reach = larger(s.reach, right.reach * larger(size, start));
+    return s;
+  }
+  static MMREC_HD_INLINE bool may_apply(const type& s, const carry& c) {
+    const V size = c[0] < V(0) ? -c[0] : c[0];
+    bool safe = s.reach <= affine_limits<V>::reach && s.a == s.a && s.b == s.b;
+    safe = safe && !(size > affine_limits<V>::reach);  // NaN stays NaN in any case
+    if constexpr (sizeof(V) == 8) {
+      // Here `a` has no more range than a state: it may have vanished before its time.
+      const double a = s.a < 0 ? -s.a : s.a;
+      safe = safe && (a > 0x1p-960 || !(size > V(1)));
+    }
+    return safe;
+  }
+  static MMREC_HD_INLINE void apply(const Op&, const type& s, carry& c) {
+    if constexpr (Op::has_offset)
+      c[0] = static_cast<V>(
+          math::multiply_add(s.a, static_cast<double>(c[0]), static_cast<double>(s.b)));
+    else
+      c[0] = static_cast<V>(s.a * static_cast<double>(c[0]));
+  }
+
+ private:
+  static MMREC_HD_INLINE V larger(const V& x, const V& y) {
+    return y <= x ? x : y;
+  }  // keeps a NaN y
+};
+
+template <class Op, class V>
+struct scaled_summaries {
+  using type = scaled<V>;
+  using carry = std::array<V, 2>;
+  static MMREC_HD_INLINE type none(const Op&) { return {V(0), -math::infinity<V>(), V(0)}; }
+  static MMREC_HD_INLINE void extend(const Op& op, type& s, const std::array<V, Op::inputs>& in) {
+    carry c{s.m, s.sum};
+    op.op.advance(c, in);
+    s = {op.op.shift(s.shift, in), c[0], c[1]};
+  }
+  static MMREC_HD_INLINE type combine(const Op& op, const type& left, const type& right) {
+    carry c{left.m, left.sum};
+    apply(op, right, c);
+    return {left.shift + right.shift, c[0], c[1]};
+  }
+  /// -inf is a value like any other; +inf and NaN are not.
+  static MMREC_HD_INLINE bool may_apply(const type& s, const carry&) {
+    return s.shift < math::infinity<V>() && s.m < math::infinity<V>() && s.sum == s.sum;
+  }
+  static MMREC_HD_INLINE void apply(const Op&, const type& s, carry& c) {
+    c[0] = c[0] + s.shift;
+    const V e = s.m == c[0] ? V(1) : math::exp_minus(math::abs(s.m - c[0]));
+    c[1] = s.m > c[0] ? math::multiply_add(c[1], e, s.sum) : math::multiply_add(s.sum, e, c[1]);
+    c[0] = s.m > c[0] ? s.m : c[0];
+  }
+};
+
+template <class Op, class V>
+struct user_summaries {
+  using type = folded<V>;
+  using carry = std::array<V, 1>;
+  static MMREC_HD_INLINE type none(const Op& op) { return {static_cast<V>(op.op.identity)}; }
+  static MMREC_HD_INLINE void extend(const Op& op, type& s, const std::array<V, Op::inputs>& in) {
+    s.value = op.op.f(s.value, in[0]);
+  }
+  static MMREC_HD_INLINE type combine(const Op& op, const type& left, const type& right) {
+    return {op.op.f(left.value, right.value)};
+  }
+  static MMREC_HD_INLINE bool may_apply(const type&, const carry&) { return true; }
+  static MMREC_HD_INLINE void apply(const Op& op, const type& s, carry& c) {
+    c[0] = op.op.f(c[0], s.value);
+  }
+};
+
+namespace detail {
+template <class Op>
+inline constexpr bool is_forward = false;
+template <class Op, bool Exclusive>
+inline constexpr bool is_forward<forward<Op, Exclusive>> = true;
+
+template <class Op, class V>
+auto summaries_of() {
+  if constexpr (is_forward<Op>) {
+    using own = decltype(Op::op);
+    if constexpr (std::is_base_of_v<scaled_pair, own>)
+      return std::type_identity<scaled_summaries<Op, V>>{};
+    else if constexpr (requires { own::composes_itself; })
+      return std::type_identity<user_summaries<Op, V>>{};
+    else
+      return std::type_identity<affine_summaries<Op, V>>{};
+  } else {
+    return std::type_identity<affine_summaries<Op, V>>{};
+  }
+}
+}  // namespace detail
+
+/// The summaries of an operator as a backend steps it (forward, adjoint, linear_double_...).
+template <class Op, class V>
+using summaries = typename decltype(detail::summaries_of<Op, V>())::type;
+
+}  // namespace mmrec::scan_ops

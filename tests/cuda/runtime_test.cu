@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA backend's ground floor: errors that name call and code and leave the library usable,
+// scratch that is reused.
+#include <mmrec/cuda/runtime.cuh>
+
+#include <string>
+
+#include "support/catch.hpp"
+
+using namespace mmrec;
+
+namespace {
+
+__global__ void write_index(int* out) { out[blockIdx.x * blockDim.x + threadIdx.x] = 1; }
+
+std::string message(cudaError_t code) {
+  try {
+    cuda::check("cumprod", "cudaMallocFromPoolAsync", code);
+  } catch (const cuda_error& e) {
+    CHECK(e.code() == code);
+    return e.what();
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("cuda: an error names the call, its code and what to do", "[components][errors]") {
+  const std::string memory = message(cudaErrorMemoryAllocation);
+  for (const char* word : {"mmrec: cumprod: ", "cudaMallocFromPoolAsync failed",
+                           "cudaErrorMemoryAllocation, 2", "backend::cuda's memory"})
+    CHECK(memory.find(word) != std::string::npos);
+  CHECK(message(cudaErrorNoKernelImageForDevice).find("CMAKE_CUDA_ARCHITECTURES") !=
+        std::string::npos);
+  CHECK(message(cudaErrorNoDevice).find("cudaErrorNoDevice, 100") != std::string::npos);
+  CHECK(message(cudaSuccess).empty());
+}
+
+TEST_CASE("cuda: the library is usable after an error", "[components][errors]") {
+  const backend::cuda on{};
+  // More memory than any device has.
+  CHECK_THROWS_AS(cuda::stream_scratch(on, "cumprod", std::size_t{1} << 50), cuda_error);
+  // A block larger than any device takes.
+  CHECK_THROWS_AS(cuda::launch(on, "cumprod", {1, 1 << 20, 0}, write_index, (int*)nullptr),
+                  cuda_error);
+  CHECK(cudaGetLastError() == cudaSuccess);
+  const cuda::stream_scratch memory(on, "cumprod", 64 * sizeof(int));
+  int* const p = reinterpret_cast<int*>(memory.data());
+  cuda::launch(on, "cumprod", {2, 32, 0}, write_index, p);
+  int last = 0;
+  REQUIRE(cudaMemcpy(&last, p + 63, sizeof last, cudaMemcpyDeviceToHost) == cudaSuccess);
+  CHECK(last == 1);
+}
+
+TEST_CASE("cuda: scratch is obtained once", "[components]") {
+  cudaStream_t stream;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  const backend::cuda on{stream};
+  {
+    const cuda::stream_scratch first(on, "cumprod", 1 << 20);
+  }
+  const std::size_t reserved = cuda::reserved_bytes(on);
+  CHECK(reserved >= (1 << 20));
+  for (int i = 0; i < 10; ++i) const cuda::stream_scratch again(on, "cumprod", 1 << 20);
+  CHECK(cuda::reserved_bytes(on) == reserved);
+  const cuda::stream_scratch none(on, "cumprod", 0);
+  CHECK(none.data() == nullptr);
+  CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+// What only the GPU has: streams, graphs, scratch from a pool, arrays beyond 2^31 elements, and
+// the same bits in every run, with each of the scan kernels. Arrays here are device memory.
+#include <mmrec/scan.hpp>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/cuda_sweep.hpp"
+
+using namespace mmrec;
+using namespace mmrec::testing;
+
+namespace {
+
+void require(cudaError_t code) { REQUIRE(code == cudaSuccess); }
+
+template <class T>
+class device_array {
+ public:
+  explicit device_array(std::size_t n) : n_(n) { require(cudaMalloc(&data_, n * sizeof(T))); }
+  explicit device_array(const std::vector<T>& values) : device_array(values.size()) {
+    require(cudaMemcpy(data_, values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  ~device_array() { cudaFree(data_); }
+  device_array(const device_array&) = delete;
+  device_array& operator=(const device_array&) = delete;
+  T* get() const { return data_; }
+  std::vector<T> values() const {
+    std::vector<T> v(n_);
+    require(cudaMemcpy(v.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return v;
+  }
+  // Every byte 0xff: NaN in all element types.
+  void poison() { require(cudaMemset(data_, 0xff, n_ * sizeof(T))); }
+
+ private:
+  std::size_t n_;
+  T* data_ = nullptr;
+};
+
+class stream {
+ public:
+  stream() { require(cudaStreamCreateWithFlags(&s_, cudaStreamNonBlocking)); }
+  ~stream() { cudaStreamDestroy(s_); }
+  stream(const stream&) = delete;
+  stream& operator=(const stream&) = delete;
+  cudaStream_t get() const { return s_; }
+  void wait() const { require(cudaStreamSynchronize(s_)); }
+
+ private:
+  cudaStream_t s_ = nullptr;
+};
+
+std::vector<float> random_floats(std::size_t n, unsigned seed, float low, float high) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<float> value(low, high);
+  std::vector<float> v(n);
+  for (float& x : v) x = value(generator);
+  return v;
+}
+
+bool same_bits(const std::vector<float>& x, const std::vector<float>& y) {
+  return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+}
+
+// h = linear_scan of gates near 1, with its gradients: three kernels, all of the kind asked for.
+struct problem {
+  std::array<index_t, 3> shape;
+  std::size_t n;
+  device_array<float> a, b, h, da, db;
+  problem(index_t batch, index_t time, index_t channels)
+      : shape{batch, time, channels},
+        n(static_cast<std::size_t>(batch * time * channels)),
+        a(random_floats(n, 1, 0.9f, 1)),
+        b(random_floats(n, 2, -1, 1)),
+        h(n),
+        da(n),
+        db(n) {}
+  view<const float, 3> in(const device_array<float>& x) const { return {x.get(), shape}; }
+  view<float, 3> out(const device_array<float>& x) const { return {x.get(), shape}; }
+  void run(const backend::cuda& on) const {
+    linear_scan(on, in(a), in(b), out(h));
+    linear_scan_backward(on, in(b), in(a), in(h), {.da = out(da), .db = out(db)});
+  }
+  void poison() {
+    h.poison();
+    da.poison();
+    db.poison();
+  }
+};
+
+const std::array all_regimes{regime::chosen, regime::march, regime::block, regime::split};
+
+// Sets the kernels' choice for a scope.
+struct sent_to {
+  explicit sent_to(regime how) { cuda::tuning() = tuning_of(how); }
+  ~sent_to() { cuda::tuning() = {}; }
+};
+
+}  // namespace
+
+TEST_CASE("cuda scan: the same bits in every run", "[components][scan]") {
+  for (const regime how : all_regimes)
+    for (const auto& [batch, time, channels] :
+         {std::array<index_t, 3>{2, 3001, 70}, {1, 70000, 1}, {1, 20000, 64}}) {
+      if (how == regime::block && time > 5000) continue;  // as split
+      const sent_to kernels(how);
+      problem p(batch, time, channels);
+      std::vector<float> h, da, db;
+      for (int run = 0; run < 5; ++run) {
+        p.poison();
+        p.run({});
+        require(cudaDeviceSynchronize());
+        if (run == 0) h = p.h.values(), da = p.da.values(), db = p.db.values();
+        CHECK(same_bits(p.h.values(), h));
+        CHECK(same_bits(p.da.values(), da));
+        CHECK(same_bits(p.db.values(), db));
+      }
+      for (const float v : h) REQUIRE(std::isfinite(v));
+      for (const float v : da) REQUIRE(std::isfinite(v));
+    }
+}
+
+TEST_CASE("cuda scan: captured in a graph and replayed", "[components][scan]") {
+  for (const regime how : all_regimes) {
+    const sent_to kernels(how);
+    problem p(1, 3000, 33);
+    const stream s;
+    const backend::cuda on{s.get()};
+    p.run(on);
+    // Segments too: more offsets than one launch carries.
+    std::vector<index_t> offsets;
+    for (index_t t = 0; t <= 3000; t += 3) offsets.push_back(t);
+    device_array<float> sums(p.n);
+    cumsum(on, p.in(p.b), p.out(sums), {.offsets = offsets});
+    s.wait();
+    const auto h = p.h.values(), da = p.da.values(), expected = sums.values();
+
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    require(cudaStreamBeginCapture(s.get(), cudaStreamCaptureModeThreadLocal));
+    p.run(on);
+    cumsum(on, p.in(p.b), p.out(sums), {.offsets = offsets});
+    require(cudaStreamEndCapture(s.get(), &graph));
+    require(cudaGraphInstantiate(&executable, graph, 0));
+    offsets.assign(offsets.size(), -1);  // the graph has its own
+    for (int run = 0; run < 3; ++run) {
+      p.poison();
+      sums.poison();
+      require(cudaGraphLaunch(executable, s.get()));
+      s.wait();
+      CHECK(same_bits(p.h.values(), h));
+      CHECK(same_bits(p.da.values(), da));
+      CHECK(same_bits(sums.values(), expected));
+    }
+    require(cudaGraphExecDestroy(executable));
+    require(cudaGraphDestroy(graph));
+  }
+}
+
+TEST_CASE("cuda scan: two streams at once", "[components][scan]") {
+  for (const regime how : all_regimes) {
+    const sent_to kernels(how);
+    problem p(1, 4000, 40), q(1, 4000, 40);
+    p.run({});
+    require(cudaDeviceSynchronize());
+    const auto h = p.h.values(), da = p.da.values();
+    const stream one, two;
+    p.poison();
+    q.poison();
+    require(cudaDeviceSynchronize());
+    for (int i = 0; i < 20; ++i) {
+      p.run({one.get()});
+      q.run({two.get()});
+    }
+    one.wait();
+    two.wait();
+    CHECK(same_bits(p.h.values(), h));
+    CHECK(same_bits(q.h.values(), h));
+    CHECK(same_bits(p.da.values(), da));
+    CHECK(same_bits(q.da.values(), da));
+  }
+}
+
+TEST_CASE("cuda scan: a second identical call obtains nothing", "[components][scan]") {
+  const sent_to kernels(regime::split);
+  problem p(1, 9000, 64);
+  const stream s;
+  const backend::cuda on{s.get()};
+  sweep_args<float, float, 2, 1, 0> args;
+  args.in = {p.in(p.a), p.in(p.b)};
+  args.out[0].out = p.out(p.h);
+  const scan_ops::forward<scan_ops::linear<false>, false> op{};
+  const std::size_t bytes = cuda::sweep_scratch_bytes(op, args);
+  CHECK(bytes > 0);
+  CHECK(bytes < p.n * sizeof(float));
+  p.run(on);
+  s.wait();
+  const std::size_t reserved = cuda::reserved_bytes(on);
+  CHECK(reserved >= bytes);
+  for (int i = 0; i < 5; ++i) p.run(on);
+  s.wait();
+  CHECK(cuda::reserved_bytes(on) == reserved);
+  cuda::tuning() = tuning_of(regime::march);
+  CHECK(cuda::sweep_scratch_bytes(op, args) == 0);
+}
+
+TEST_CASE("cuda scan: scratch that cannot be had", "[errors][scan]") {
+  const sent_to kernels(regime::split);
+  problem p(1, 9000, 64);
+  cudaMemPoolProps props{};
+  props.allocType = cudaMemAllocationTypePinned;
+  props.location.type = cudaMemLocationTypeDevice;
+  props.maxSize = 1;  // no scratch fits
+  cudaMemPool_t pool;
+  require(cudaMemPoolCreate(&pool, &props));
+  const stream s;
+  p.poison();
+  require(cudaDeviceSynchronize());
+  std::string message;
+  try {
+    // A pool rounds its size up, so ask for more than that: offsets need scratch of their own.
+    std::vector<index_t> offsets(40'000'000, 0);
+    offsets.back() = 9000;
+    linear_scan(backend::cuda{s.get(), pool}, p.in(p.a), p.in(p.b), p.out(p.h),
+                {.offsets = offsets});
+  } catch (const cuda_error& e) {
+    message = e.what();
+  }
+  for (const char* word :
+       {"mmrec: linear_scan: ", "cudaMallocFromPoolAsync failed", "cudaErrorMemoryAllocation"})
+    CHECK(message.find(word) != std::string::npos);
+  for (const float v : p.h.values()) REQUIRE(std::isnan(v));
+  require(cudaMemPoolDestroy(pool));
+  p.run({s.get()});
+  s.wait();
+  for (const float v : p.h.values()) REQUIRE(std::isfinite(v));
+}
+
+// Infinities and overflow on the way: what a piece's summary would hide must come out as it does
+// step by step.
+TEST_CASE("cuda scan: overflow inside a piece of time", "[components][scan]") {
+  const index_t time = 4000;
+  std::vector<float> x(static_cast<std::size_t>(time), 1.0f);
+  for (std::size_t t = 100; t < 140; ++t) x[t] = 1e3f;   // overflows at step 112
+  for (std::size_t t = 140; t < 240; ++t) x[t] = 1e-3f;  // does not come back
+  std::vector<float> zero(x);
+  zero[50] = 0;
+  const std::array<index_t, 3> shape{1, time, 1};
+  const device_array<float> in(x), in_zero(zero), y(x.size());
+  for (const regime how : all_regimes) {
+    const sent_to kernels(how);
+    cumprod(backend::cuda{}, view<const float, 3>{in.get(), shape}, view<float, 3>{y.get(), shape});
+    const auto overflowed = y.values();
+    CHECK(std::isfinite(overflowed[111]));
+    for (std::size_t t = 112; t < x.size(); ++t) REQUIRE(std::isinf(overflowed[t]));
+    cumprod(backend::cuda{}, view<const float, 3>{in_zero.get(), shape},
+            view<float, 3>{y.get(), shape});
+    const auto zeros = y.values();
+    for (std::size_t t = 50; t < x.size(); ++t) REQUIRE(zeros[t] == 0);
+  }
+}
+
+TEST_CASE("cuda scan: more than 2^31 elements", "[long][scan]") {
+  // 16-bit elements, 4.3 GB to an array; sums of a bit pattern whose every prefix is small.
+  const index_t time = (index_t{1} << 31) / 64 + 4096, channels = 64;
+  const std::size_t n = static_cast<std::size_t>(time * channels);
+  std::size_t available = 0, total = 0;
+  require(cudaMemGetInfo(&available, &total));
+  if (available < 3 * n * 2) {
+    WARN("skipped: needs " << 3 * n * 2 << " bytes of device memory");
+    SUCCEED();
+    return;
+  }
+  device_array<__half> x(n), y(n);
+  // The first and the last steps, and those about element 2^31, are read back.
+  const std::size_t rows = 64;
+  std::vector<__half> pattern(rows * 64);
+  for (std::size_t t = 0; t < rows; ++t)
+    for (std::size_t c = 0; c < 64; ++c)
+      pattern[t * 64 + c] = __float2half(t % 2 ? -float(c % 8) : float(c % 8));
+  require(cudaMemcpy(x.get(), pattern.data(), pattern.size() * sizeof(__half),
+                     cudaMemcpyHostToDevice));
+  for (std::size_t filled = pattern.size(); filled < n; filled *= 2)
+    require(cudaMemcpyAsync(x.get() + filled, x.get(), std::min(filled, n - filled) * 2,
+                            cudaMemcpyDeviceToDevice));
+  require(cudaDeviceSynchronize());
+  for (const regime how : {regime::march, regime::split}) {
+    cuda::tuning() = tuning_of(how);
+    if (how == regime::split) cuda::tuning() = {};  // pieces of the usual size
+    y.poison();
+    cumsum(backend::cuda{}, view<const __half, 3>{x.get(), {1, time, channels}},
+           view<__half, 3>{y.get(), {1, time, channels}});
+    cuda::tuning() = {};
+    require(cudaDeviceSynchronize());
+    std::vector<__half> part(rows * 64);
+    for (const index_t from : {index_t{0}, (index_t{1} << 31) / 64 - 32, time - index_t{64}}) {
+      require(cudaMemcpy(part.data(), y.get() + from * channels, part.size() * sizeof(__half),
+                         cudaMemcpyDeviceToHost));
+      index_t wrong = 0;
+      for (std::size_t t = 0; t < rows; ++t)
+        for (std::size_t c = 0; c < 64; ++c) {
+          const bool up = (static_cast<std::size_t>(from) + t) % 2 == 0;
+          wrong += __half2float(part[t * 64 + c]) != (up ? float(c % 8) : 0.0f);
+        }
+      CHECK(wrong == 0);
+    }
+  }
+}

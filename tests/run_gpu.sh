@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds and runs the CUDA suite on a machine with a GPU; fails where there is none. Needs nvcc 12 or
+# newer, CMake, Catch2 and Eigen, on the system or below .carry. Arguments go to CMake's
+# configuration: tests/run_gpu.sh -DCMAKE_CUDA_ARCHITECTURES=80
+set -euo pipefail
+cd "$(dirname "$0")/.."
+jobs=$(nproc)
+generator=()
+if ! command -v ninja >/dev/null; then generator=(-G "Unix Makefiles"); fi
+if ! nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; then
+  echo "CUDA tests were not run: there is no GPU." >&2
+  exit 1
+fi
+start=$SECONDS
+cmake --preset cuda "${generator[@]}" -DCMAKE_PREFIX_PATH="$PWD/.carry" "$@"
+cmake --build --preset cuda --parallel "$jobs"
+echo "built in $((SECONDS - start)) s"
+# One process at a time: the tests that fill memory and those that look at the pool share the device.
+MMREC_REQUIRE_GPU=1 ctest --preset cuda --output-on-failure --timeout 300
+echo "built and run in $((SECONDS - start)) s"
