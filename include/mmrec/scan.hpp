@@ -26,7 +26,6 @@
 
 #include <mmrec/scan_backward.hpp>
 #include <mmrec/scan_ops.hpp>
-#include <mmrec/scan_partials.hpp>
 #include <mmrec/sweep.hpp>
 
 namespace mmrec {

@@ -18,7 +18,7 @@
 #pragma once
 
 #include <mmrec/backend.hpp>
-#include <mmrec/scan_ops.hpp>
+#include <mmrec/scan_partials.hpp>
 #include <mmrec/sweep.hpp>
 
 namespace mmrec {
@@ -353,6 +353,9 @@ void linear_scan_double_backward(
 }  // namespace mmrec
 
 #include <mmrec/reference/scan.hpp>
+#if defined(__CUDACC__)
+#include <mmrec/cuda/scan.cuh>
+#endif
 #if !defined(__CUDACC__) && __has_include(<xsimd/xsimd.hpp>)
 #include <mmrec/simd/scan.hpp>
 #endif
