@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The product and its gradients on random problems: any shape, every operand in a layout of its
-// own, with and without bias, dropout and accumulation.
+// own, with and without bias, dropout and accumulation; and with the same bits on any number of
+// threads. Compiled as users compile it.
 #include <mmrec/linear.hpp>
 
 #include <cmath>
@@ -30,8 +31,10 @@ void check_random_problems(int rounds, std::uint64_t first_seed) {
     const double rate = random.integer(0, 2) == 0 ? random.uniform(0.1, 0.9) : 0;
     const double before = random.integer(0, 2) == 0 ? 0.75 : 0;
     const auto p = random_linear<T>(shape, biased, rate, before, seed);
-    const backend::simd on{.threads = static_cast<unsigned>(random.integer(1, 3))};
-    check_linear<A, T>("simd", on, p, {any(), any(), any(), any()}, 300);
+    const linear_layouts kinds{any(), any(), any(), any()};
+    check_linear<A, T>("simd", backend::simd{.threads = 1}, p, kinds, 300);
+    CHECK((run_linear<A, T>(backend::simd{.threads = 3}, p, kinds)) ==
+          (run_linear<A, T>(backend::simd{.threads = 1}, p, kinds)));
   }
 }
 
