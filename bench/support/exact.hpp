@@ -27,19 +27,35 @@ inline array map(const given& x, const std::function<real(real)>& f) {
   return y;
 }
 
-/// state = step(state, input of time t) along the middle axis of (batch, time, channel).
-inline array scan(index_t batch, index_t time, index_t channel, real start,
-                  const std::function<real(real, std::size_t)>& step) {
-  array y(at(batch * time * channel));
-  for (index_t b = 0; b < batch; ++b)
-    for (index_t c = 0; c < channel; ++c) {
-      real state = start;
-      for (index_t t = 0; t < time; ++t) {
-        const std::size_t i = at((b * time + t) * channel + c);
-        y[i] = state = step(state, i);
-      }
-    }
+/// (batch, time, channel)
+struct shape3 {
+  index_t batch, time, channel;
+  index_t size() const { return batch * time * channel; }
+};
+inline bool is_first(const shape3& s, std::size_t i) {
+  return static_cast<index_t>(i) / s.channel % s.time == 0;
+}
+inline bool is_last(const shape3& s, std::size_t i) {
+  return static_cast<index_t>(i) / s.channel % s.time == s.time - 1;
+}
+/// y one step before element i.
+inline real before(const shape3& s, const array& y, std::size_t i, real initial = 0) {
+  return is_first(s, i) ? initial : y[i - at(s.channel)];
+}
+
+/// state = step(state, input of time t) along the middle axis.
+inline array scan(const shape3& s, real start, const std::function<real(real, std::size_t)>& step) {
+  array y(at(s.size()));
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] = step(before(s, y, i, start), i);
   return y;
+}
+
+/// s_t = g_t + coefficient(of t + 1) s_{t+1}: the adjoint of every scan.
+inline array reverse_scan(const shape3& s, array g,
+                          const std::function<real(std::size_t)>& coefficient) {
+  for (std::size_t i = g.size(); i-- > 0;)
+    if (!is_last(s, i)) g[i] += coefficient(i + at(s.channel)) * g[i + at(s.channel)];
+  return g;
 }
 
 inline real log_add_exp(real a, real b) {
@@ -122,30 +138,13 @@ inline array rms_norm_backward(const given& dy, const given& x, const given& w, 
   return dx;
 }
 
-/// softmax(q K^T / sqrt(d)) V for every head; q (batch, time, width), K and V (batch, slots,
-/// width).
-inline array attention(const given& q, const given& k, const given& v, index_t batch, index_t time,
-                       index_t slots, index_t width, index_t heads) {
-  array o(q.size());
-  const index_t d = width / heads;
-  for (index_t b = 0; b < batch; ++b)
-    for (index_t h = 0; h < heads; ++h) {
-      const auto element = [&](const given& x, index_t rows) {
-        return [&x, rows, b, h, d, width](index_t i, index_t j) {
-          return real(x[at((b * rows + i) * width + h * d + j)]);
-        };
-      };
-      const auto query = element(q, time), key = element(k, slots), value = element(v, slots);
-      array p = product(time, slots, d, query, [&](index_t j, index_t i) { return key(i, j); });
-      for (real& s : p) s /= std::sqrt(static_cast<real>(d));
-      softmax(p, slots);
-      const array head = product(
-          time, d, slots, [&](index_t i, index_t j) { return p[at(i * slots + j)]; }, value);
-      for (index_t i = 0; i < time; ++i)
-        for (index_t j = 0; j < d; ++j)
-          o[at((b * time + i) * width + h * d + j)] = head[at(i * d + j)];
-    }
-  return o;
+inline array rms_norm_weight_gradient(const given& dy, const given& x, index_t width,
+                                      real epsilon) {
+  const given ones(at(width), 1);
+  const array normal = rms_norm(x, ones, epsilon);
+  array dw(at(width));
+  for (std::size_t i = 0; i < x.size(); ++i) dw[i % dw.size()] += dy[i] * normal[i];
+  return dw;
 }
 
 }  // namespace bench::exact

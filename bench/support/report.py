@@ -133,8 +133,8 @@ def about(build, **more):
     folder. Asked for when all that was measured has ended."""
     return {
         "processor": processor(), "cores": os.cpu_count(), "caches": caches(), "vectors": vector_extensions(),
-        "system": f"{platform.system()} {platform.release()}", "others": round(others(), 3),
-        "revision": revision(), **build_facts(build), **more,
+        "system": f"{platform.system()} {platform.release()}", "revision": revision(), **build_facts(build),
+        **({} if "others" in more else {"others": round(others(), 3)}), **more,
     }
 
 
@@ -144,7 +144,7 @@ def about_line(facts):
     words += [str(facts[name]) for name in ("compiler", "flags") if facts[name]]
     words += [f"{name} {version}" for name, version in facts.get("versions", {}).items()]
     words.append(f"revision {facts['revision']}")
-    if facts["others"] > 0.02:
+    if (facts["others"] or 0) > 0.02:
         words.append(f"other programs took {100 * facts['others']:.0f} % of the machine meanwhile")
     return "; ".join(words)
 
@@ -355,7 +355,8 @@ def main():
     rows = result["rows"]
     if not rows:
         sys.exit(f"{options.input}: no rows")
-    facts = about(options.build, **{name: result[name] for name in ("versions",) if name in result})
+    # Who else was running is known to the process that measured.
+    facts = about(options.build, others=None, **{name: result[name] for name in ("versions",) if name in result})
     if not options.pictures_only:
         note = f"\n{result['note']}\n" if result.get("note") else ""
         write_results(options.output, options.benchmark, facts, rows, table(rows) + note)
