@@ -377,7 +377,8 @@ TEMPLATE_TEST_CASE("scan: inclusive_scan with an operator of one's own", "[compo
 
 TEST_CASE("scan: arrays of other libraries", "[components][scan]") {
   // An Eigen matrix is two-dimensional: its columns are sequences, folded by along.
-  Eigen::MatrixXd x(4, 3), y(4, 3);
+  std::vector<double> memory(24);
+  Eigen::Map<Eigen::MatrixXd> x(memory.data(), 4, 3), y(memory.data() + 12, 4, 3);
   x << 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12;
   cumsum(tested{}, along(as_view(x), 0), along(as_view(y), 0));
   for (Eigen::Index c = 0; c < 3; ++c)

@@ -80,17 +80,21 @@ struct problem {
         b(random_floats(n, 2, -1, 1)),
         h(n),
         da(n),
-        db(n) {}
+        db(n) {
+    require(cudaDeviceSynchronize());
+  }
   view<const float, 3> in(const device_array<float>& x) const { return {x.get(), shape}; }
   view<float, 3> out(const device_array<float>& x) const { return {x.get(), shape}; }
   void run(const backend::cuda& on) const {
     linear_scan(on, in(a), in(b), out(h));
     linear_scan_backward(on, in(b), in(a), in(h), {.da = out(da), .db = out(db)});
   }
+  // Everything is there before another stream may work on it.
   void poison() {
     h.poison();
     da.poison();
     db.poison();
+    require(cudaDeviceSynchronize());
   }
 };
 
@@ -150,8 +154,8 @@ TEST_CASE("cuda scan: captured in a graph and replayed", "[components][scan]") {
     require(cudaGraphInstantiate(&executable, graph, 0));
     offsets.assign(offsets.size(), -1);  // the graph has its own
     for (int run = 0; run < 3; ++run) {
-      p.poison();
       sums.poison();
+      p.poison();
       require(cudaGraphLaunch(executable, s.get()));
       s.wait();
       CHECK(same_bits(p.h.values(), h));
@@ -284,8 +288,8 @@ TEST_CASE("cuda scan: more than 2^31 elements", "[long][scan]") {
   for (std::size_t t = 0; t < rows; ++t)
     for (std::size_t c = 0; c < 64; ++c)
       pattern[t * 64 + c] = __float2half(t % 2 ? -float(c % 8) : float(c % 8));
-  require(cudaMemcpy(x.get(), pattern.data(), pattern.size() * sizeof(__half),
-                     cudaMemcpyHostToDevice));
+  require(
+      cudaMemcpy(x.get(), pattern.data(), pattern.size() * sizeof(__half), cudaMemcpyHostToDevice));
   for (std::size_t filled = pattern.size(); filled < n; filled *= 2)
     require(cudaMemcpyAsync(x.get() + filled, x.get(), std::min(filled, n - filled) * 2,
                             cudaMemcpyDeviceToDevice));

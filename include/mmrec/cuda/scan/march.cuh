@@ -3,8 +3,8 @@
 // next tiles on their way (cp.async) while it works on one. One warp is a block; nothing is
 // exchanged and nothing waits, and the steps are taken in the order of the definition: the bits
 // are those of a plain loop with fused multiply-adds, whatever the shape.
-// Budget: one read of each input, one write of each output. 12 to 14 KiB on their way per warp and
-// stream cover memory's latency from about 130 warps on.
+// Budget: one read of each input, one write of each output. 9 to 14 KiB on their way per warp and
+// stream cover memory's latency from about 130 warps on (Little's law; not measured yet).
 #pragma once
 
 #include <mmrec/cuda/scan/lane.cuh>

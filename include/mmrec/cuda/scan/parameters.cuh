@@ -28,7 +28,7 @@ inline constexpr format storage_format<cuda::detail::stored16<Format>> = Format;
 
 namespace cuda {
 
-/// The one place for what was chosen by measurement or estimate.
+/// The one place for what was chosen: estimates so far, to be measured on a GPU.
 struct scan_tuning {
   /// A warp that walks time alone moves some 50 GB/s, so about one per multiprocessor saturates
   /// memory; where each step takes an exponential in its dependency chain it is a sixth of that.
