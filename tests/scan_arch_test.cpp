@@ -24,7 +24,7 @@ template <class Acc, class Arch, class T, class State>
 void call_scan(const backend::simd_for<Arch>& on, scan_op op, const view<const T, 3>& a,
                const view<const T, 3>& b, const view<T, 3>& y, const scan_options<State>& o,
                const log_domain&) {
-  const auto args = mmrec::detail::scan_args(y, o, a, b);
+  const auto args = mmrec::detail::scan_args("call_scan", y, o, a, b);
   if (op == scan_op::linear_scan)
     sweep(on, scan_ops::forward<scan_ops::linear<false>, false>{}, args);
   else
