@@ -16,14 +16,15 @@ class quad_group {
  public:
   using arguments = sweep_args<T, State, NI, NO, NS>;
   static constexpr std::size_t w = sizeof(V) / 16, q = quad<T>;
+  static constexpr auto width = static_cast<index_t>(q);  // channels of a quad
   static constexpr std::size_t at_once = 4;
   static constexpr index_t turn = 16;
 
   void begin(const Op& op, const arguments& args, index_t first, index_t live) {
     const index_t channels = args.channels();
     first_ = first, live_ = live;
-    const index_t s = channels == q ? first : first * q / channels;
-    index_t channel = first * q - s * channels;
+    const index_t s = channels == width ? first : first * width / channels;
+    index_t channel = first * width - s * channels;
     const index_t step = args.reverse ? args.in[0].extent(1) - 1 : 0;
     std::array<const T*, NI> in;
     std::array<T*, NO> out;
@@ -42,11 +43,11 @@ class quad_group {
       for (std::size_t k = 0; k < NI; ++k) in_[k][i] = in[k];
       for (std::size_t k = 0; k < NO; ++k) out_[k][i] = out[k];
       if (static_cast<index_t>(i) + 1 >= live) continue;
-      channel += q;
+      channel += width;
       const bool next = channel == channels;
       if (next) channel = 0;
       const auto move = [&](const auto& v) {
-        return next ? v.stride(0) - (channels - index_t{q}) : index_t{q};
+        return next ? v.stride(0) - (channels - width) : width;
       };
       for (std::size_t k = 0; k < NI; ++k) in[k] += move(args.in[k]);
       for (std::size_t k = 0; k < NO; ++k)
@@ -95,7 +96,7 @@ class quad_group {
     op.store(carry_).store_unaligned(state);
     for_each_quad(args, [&](std::size_t i, index_t s, index_t channel) {
       if (static_cast<index_t>(i) < live_)
-        write_state(state + i * q, args.carry_out, s, channel, index_t{q});
+        write_state(state + i * q, args.carry_out, s, channel, width);
     });
   }
 
@@ -108,11 +109,11 @@ class quad_group {
   /// f(quad in the register, sequence, first channel)
   template <class F>
   void for_each_quad(const arguments& args, const F& f) const {
-    const index_t per_sequence = args.channels() / index_t{q};
+    const index_t per_sequence = args.channels() / width;
     for (std::size_t i = 0; i < w; ++i) {
       const index_t at = first_ + std::min(static_cast<index_t>(i), live_ - 1);
       const index_t s = per_sequence == 1 ? at : at / per_sequence;
-      f(i, s, (at - s * per_sequence) * index_t{q});
+      f(i, s, (at - s * per_sequence) * width);
     }
   }
 
