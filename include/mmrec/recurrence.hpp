@@ -94,6 +94,7 @@ recurrence_report recurrence(const B& backend, const Z& z, const Gamma& gamma,
       std::tuple_cat(std::tuple{argument{"z", in}, argument{"gamma", decay},
                                 argument{"initial", unless_same(options.initial, options.final)}},
                      detail::weight_arguments(weights, options.form)));
+  if (d == 0) return {options.form.solver};  // no element to read or write
   return detail::solve_recurrence(backend, in, decay, weights, out, options);
 }
 
@@ -146,6 +147,7 @@ recurrence_report recurrence_backward(const B& backend, const G& dh, const Z& z,
                      argument{"initial", gradients.initial},
                      argument{"dfinal", unless_same(gradients.dfinal, gradients.dinitial)}},
           detail::weight_arguments(weights, gradients.form)));
+  if (d == 0) return {gradients.form.solver};
   return detail::solve_adjoint(backend, g, in, decay, out, weights, gradients);
 }
 

@@ -64,9 +64,9 @@ MMREC_INLINE void advance(const Op& op, std::array<std::array<V, Op::carries>, W
         for (std::size_t k = 0; k < NO; ++k) y[k][r] = result[k];
       }
       for (std::size_t k = 0; k < NO; ++k) {
+        if (Op::optional_outputs && !at.out[k]) continue;
         T* const to = at.out[k] + offset;
         if constexpr (Op::optional_outputs) {
-          if (!at.out[k]) continue;
           if (at.accumulate[k]) {
             const registers old = load(to);
             for (std::size_t r = 0; r < span; ++r) y[k][r] = y[k][r] + old[r];

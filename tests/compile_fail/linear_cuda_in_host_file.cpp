@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect: mmrec: backend::cuda is not part of this release
+// expect: mmrec: backend::cuda needs a .cu file, compiled by nvcc
 #include <mmrec/linear.hpp>
 
 void call(mmrec::view<const float, 2> x, mmrec::view<const float, 2> w, mmrec::view<float, 2> y) {
