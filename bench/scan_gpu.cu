@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scans on the GPU beside a copy of the same bytes, in one process and in turns, as JSON lines.
 //
-//   scan_gpu_float [--quick] [--rounds 20]
+//   scan_gpu_float [--quick] [--rounds 20] [--kernel walk|split] [--warps 8] [--across 32]
 //
+// The last three replace the library's choice, to see what another would have taken.
 // `fraction` is the median over the rounds of copy time / scan time: 1.0 means that the arithmetic
 // is free. A copy of the same bytes reads half of what a scan reads and writes together. For short
 // scans the launch counts: `against_launch` is scan time / (empty kernel + copy).
@@ -171,7 +172,14 @@ int main(int argc, char** argv) {
   bool quick = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) quick = true;
-    if (std::strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) b.rounds = std::atoi(argv[i + 1]);
+    if (i + 1 == argc) break;
+    const char* const value = argv[i + 1];
+    if (std::strcmp(argv[i], "--rounds") == 0) b.rounds = std::atoi(value);
+    if (std::strcmp(argv[i], "--warps") == 0) cuda::tuning().warps = std::atoi(value);
+    if (std::strcmp(argv[i], "--across") == 0) cuda::tuning().across = std::atoi(value);
+    if (std::strcmp(argv[i], "--kernel") == 0)
+      cuda::tuning().kernel = std::strcmp(value, "walk") == 0 ? cuda::scan_kernel::walk
+                                                              : cuda::scan_kernel::split;
   }
   cudaDeviceProp device;
   if (cudaGetDeviceProperties(&device, 0) != cudaSuccess) {

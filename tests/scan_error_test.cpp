@@ -332,20 +332,6 @@ TEST_CASE("scan errors: outputs that overlap", "[errors][scan]") {
       {"linear_scan_double_backward", ": ddfinal:", "apart from dinitial"});
 }
 
-TEST_CASE("scan: the final state beside the sequence in one array", "[components][scan]") {
-  // Step 5 of (batch, 6, channel) is the state after the five steps before it.
-  const fixture f;
-  const auto run = [&](const auto& on) {
-    std::vector<float> memory(2 * 6 * 7);
-    const view<float, 3> all{memory.data(), {2, 6, 7}};
-    cumsum(on, f.x, all.slice(1, 0, 5), {.final = all.select(1, 5)});
-    for (index_t b = 0; b < 2; ++b)
-      for (index_t c = 0; c < 7; ++c) CHECK(all(b, 5, c) == 2.5F);
-  };
-  run(backend::simd{});
-  run(backend::reference{});
-}
-
 TEST_CASE("scan errors: an output whose elements share memory", "[errors][scan]") {
   fixture f;
   const view<float, 3> broadcast{f.memory.data(), shape, {35, 0, 1}},

@@ -188,3 +188,16 @@ TEMPLATE_TEST_CASE("scan: broadcast inputs", "[components][scan]", float, double
         }
       }
 }
+
+TEST_CASE("scan: the final state beside the sequence in one array", "[components][scan]") {
+  // Step 5 of (batch, 6, channel) is the state after the five steps before it.
+  const std::vector<float> x(2 * 5 * 7, 0.5F);
+  on_both_backends([&](const auto& on) {
+    std::vector<float> memory(2 * 6 * 7);
+    const view<float, 3> all{memory.data(), {2, 6, 7}};
+    cumsum(on, view<const float, 3>{x.data(), {2, 5, 7}}, all.slice(1, 0, 5),
+           {.final = all.select(1, 5)});
+    for (index_t b = 0; b < 2; ++b)
+      for (index_t c = 0; c < 7; ++c) CHECK(all(b, 5, c) == 2.5F);
+  });
+}

@@ -56,31 +56,31 @@ struct affine_summaries {
   static MMREC_HD_INLINE type none(const Op&) { return {1.0, V(-0.0), V(1)}; }
   static MMREC_HD_INLINE void extend(const Op& op, type& s, const std::array<V, Op::inputs>& in) {
     const auto [a, b] = op.coefficients(in);
+    // A NaN stays in a or b, whatever reach makes of it.
     s.a = s.a * static_cast<double>(a);
-    const V size = static_cast<V>(s.a < 0 ? -s.a : s.a);
-    s.reach = larger(s.reach, size);
+    s.reach = math::larger_size(s.reach, static_cast<V>(s.a));
     if constexpr (Op::has_offset) {
       s.b = math::multiply_add(a, s.b, b);
-      s.reach = larger(s.reach, s.b < V(0) ? -s.b : s.b);
+      s.reach = math::larger_size(s.reach, s.b);
     }
   }
   static MMREC_HD_INLINE type combine(const Op&, const type& left, const type& right) {
     type s{left.a * right.a, right.b, left.reach};
-    const V size = static_cast<V>(left.a < 0 ? -left.a : left.a);
+    const V size = math::abs(static_cast<V>(left.a));
     if constexpr (Op::has_offset)
       s.b = static_cast<V>(
           math::multiply_add(right.a, static_cast<double>(left.b), static_cast<double>(right.b)));
-    const V start = Op::has_offset ? (left.b < V(0) ? -left.b : left.b) + V(1) : V(0);
+    const V start = Op::has_offset ? math::abs(left.b) + V(1) : V(0);
     s.reach = larger(s.reach, right.reach * larger(size, start));
     return s;
   }
   static MMREC_HD_INLINE bool may_apply(const type& s, const carry& c) {
-    const V size = c[0] < V(0) ? -c[0] : c[0];
+    const V size = math::abs(c[0]);
     bool safe = s.reach <= affine_limits<V>::reach && s.a == s.a && s.b == s.b;
     safe = safe && !(size > affine_limits<V>::reach);  // NaN stays NaN in any case
     if constexpr (sizeof(V) == 8) {
       // Here `a` has no more range than a state: it may have vanished before its time.
-      const double a = s.a < 0 ? -s.a : s.a;
+      const double a = math::abs(s.a);
       safe = safe && (a > 0x1p-960 || !(size > V(1)));
     }
     return safe;

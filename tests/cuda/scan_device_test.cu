@@ -98,6 +98,13 @@ struct problem {
   }
 };
 
+// Exact sums: any error in the order or number of pieces shows.
+bool counts_up(const std::vector<float>& y) {
+  for (std::size_t t = 0; t < y.size(); ++t)
+    if (y[t] != static_cast<float>(t + 1)) return false;
+  return true;
+}
+
 const std::array all_regimes{regime::chosen, regime::march, regime::block, regime::split};
 
 // Sets the kernels' choice for a scope.
@@ -112,7 +119,6 @@ TEST_CASE("cuda scan: the same bits in every run", "[components][scan]") {
   for (const regime how : all_regimes)
     for (const auto& [batch, time, channels] :
          {std::array<index_t, 3>{2, 3001, 70}, {1, 70000, 1}, {1, 20000, 64}}) {
-      if (how == regime::block && time > 5000) continue;  // as split
       const sent_to kernels(how);
       problem p(batch, time, channels);
       std::vector<float> h, da, db;
@@ -128,6 +134,24 @@ TEST_CASE("cuda scan: the same bits in every run", "[components][scan]") {
       for (const float v : h) REQUIRE(std::isfinite(v));
       for (const float v : da) REQUIRE(std::isfinite(v));
     }
+}
+
+TEST_CASE("cuda scan: windows of pieces, and long windows of them", "[components][scan]") {
+  // 64 pieces to a window, 64 windows to a long one: 9000 pieces of 32 steps, and of 256.
+  const index_t time = 9000 * 32 + 5;
+  const device_array<float> x(std::vector<float>(static_cast<std::size_t>(time), 1.0F));
+  device_array<float> y(static_cast<std::size_t>(time));
+  for (const cuda::scan_tuning t : {cuda::scan_tuning{cuda::scan_kernel::split, 1, 32},
+                                    {cuda::scan_kernel::split, 2, 4},
+                                    {cuda::scan_kernel::split, 0, 0},
+                                    {cuda::scan_kernel::walk, 0, 0}}) {
+    cuda::tuning() = t;
+    y.poison();
+    cumsum(backend::cuda{}, view<const float, 3>{x.get(), {1, time, 1}},
+           view<float, 3>{y.get(), {1, time, 1}});
+    cuda::tuning() = {};
+    REQUIRE(counts_up(y.values()));
+  }
 }
 
 TEST_CASE("cuda scan: captured in a graph and replayed", "[components][scan]") {
@@ -294,9 +318,9 @@ TEST_CASE("cuda scan: more than 2^31 elements", "[long][scan]") {
     require(cudaMemcpyAsync(x.get() + filled, x.get(), std::min(filled, n - filled) * 2,
                             cudaMemcpyDeviceToDevice));
   require(cudaDeviceSynchronize());
-  for (const regime how : {regime::march, regime::split}) {
-    cuda::tuning() = tuning_of(how);
-    if (how == regime::split) cuda::tuning() = {};  // pieces of the usual size
+  for (const cuda::scan_tuning t :
+       {tuning_of(regime::march), tuning_of(regime::block), tuning_of(regime::chosen)}) {
+    cuda::tuning() = t;
     y.poison();
     cumsum(backend::cuda{}, view<const __half, 3>{x.get(), {1, time, channels}},
            view<__half, 3>{y.get(), {1, time, channels}});

@@ -8,7 +8,8 @@
 
 namespace mmrec::testing {
 
-/// Which of the scan kernels is sent to: as the shape says, or one of them whatever the shape.
+/// Which of the scan kernels is sent to: as the shape says; or, whatever the shape, warps that walk
+/// time alone, blocks that walk it, or pieces of time.
 enum class regime { chosen, march, block, split };
 
 struct device {

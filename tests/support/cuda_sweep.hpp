@@ -7,14 +7,17 @@
 namespace mmrec::testing {
 
 inline cuda::scan_tuning tuning_of(regime how) {
-  cuda::scan_tuning t;
-  if (how == regime::chosen) return t;
-  const int always = 0, never = 1 << 20;
-  t.march_warps_per_multiprocessor = t.march_warps_costly = how == regime::march ? always : never;
-  t.march_tiles = 0;
-  // One warp to a block cuts even short arrays into several pieces.
-  if (how == regime::split) t.block_warps = t.split_warps = t.split_warps_gradient = 1;
-  return t;
+  using cuda::scan_kernel;
+  switch (how) {
+    case regime::march:
+      return {scan_kernel::walk, 1, 32};
+    case regime::block:
+      return {scan_kernel::walk, 4, 0};
+    case regime::split:  // two warps, two lanes deep: even short arrays are several pieces
+      return {scan_kernel::split, 2, 16};
+    default:
+      return {};
+  }
 }
 
 template <class Op, element T, class State, std::size_t NI, std::size_t NO, std::size_t NS>

@@ -159,6 +159,11 @@ inline real reading_error(real y, std::int64_t steps) {
   return 4 * std::log(static_cast<real>(steps + 2)) + 2 * finite_part(y);
 }
 
+// On its way into a piece of time a state, or the sum of the pieces before it, is rounded once per
+// piece passed (a piece has eight steps or more: part of the second rounding of every step below),
+// in a tree of up to 5 levels, once or twice where a warp begins and for up to 8 warps before it.
+constexpr real entering_roundings = 16;
+
 // What a step adds to the error so far: `before` and `after` are the sizes of the state. Summaries
 // of pieces take each log-space step twice, and add them in a tree of few levels.
 inline real step_error(scan_op op, real error, real a, real exact_a, real before, real after,
@@ -190,7 +195,8 @@ inline scan_solution solve(const scan_problem& p) {
   p.for_each_sequence([&](auto s, auto n, auto from, auto to, auto c) {
     real state = p.first_state(s, c), error = 0, loose = 0, size = finite_part(state);
     const auto read = [&](real so_far, std::int64_t steps, bool any_order = false) {
-      return so_far + (is_logspace(p.op) ? reading_error(state, steps) + (any_order ? 60 : 0) : 0);
+      if (is_logspace(p.op)) return so_far + reading_error(state, steps) + (any_order ? 60 : 0);
+      return so_far + (any_order ? entering_roundings * size : 0);
     };
     for (std::int64_t t = from; t < to; ++t) {
       const std::size_t i = p.at(n, t, c);
@@ -304,7 +310,7 @@ inline scan_gradients solve_backward(const scan_problem& p, const std::vector<do
       };
       const auto set = [&](scan_values& to_set, real w, real w_error) {
         to_set.set(i, w * adjoint, output_error(w, w_error, error, std::abs(adjoint)),
-                   output_error(w, w_error, loose, size));
+                   output_error(w, w_error, loose + entering_roundings * size, size));
       };
       set(result.da, wa, wa_error);
       set(result.db, wb, wb_error);
@@ -314,7 +320,7 @@ inline scan_gradients solve_backward(const scan_problem& p, const std::vector<do
               (p.exclusive ? std::abs(later) : 0);
       loose = output_error(decay, decay_error, loose, size) + (p.exclusive ? 2 : 1) * later_size;
     }
-    result.dinitial.set(k, later, error, loose);
+    result.dinitial.set(k, later, error, loose + entering_roundings * later_size);
   });
   return result;
 }

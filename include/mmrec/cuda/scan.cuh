@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scans on the GPU. The shape decides who does the work:
 //
-//   many recurrences (batch times channels)   a warp per 32 of them walks time      scan/march.cuh
-//   few, and time fits in one block           pieces of time, in shared memory      scan/pieces.cuh
-//   few, and time is long                     pieces of time, a block to each       scan/pieces.cuh
+//   many recurrences (batch times channels)   a block per group of them walks time   scan/walk.cuh
+//   few, and time fits in one block           held in registers                      scan/split.cuh
+//   few, and time is long                     pieces of time, a block to each        scan/split.cuh
 //
-// Walking gives the bits of a plain loop with fused multiply-adds. Cutting time into pieces changes
-// results by rounding: one more rounding per piece where a state enters it. Either gives the same
-// bits in every run. Segments (offsets) are always walked, each by its own warps.
+// Cutting time, inside a block or into pieces, changes results by rounding: one more rounding where
+// a state enters. The bits are the same in every run, and depend on shapes and strides alone. With
+// very many recurrences a warp walks alone, with the bits of a plain loop with fused multiply-adds.
 //
 // Calls enqueue one kernel, with pieces of a block each after a memset; offsets are read on the host
 // during the call and travel as kernel parameters, 400 to a launch, so that a captured graph keeps
 // them. Scratch (sweep_scratch_bytes) comes from the tag's pool and goes back to it on the stream.
 #pragma once
 
-#include <mmrec/cuda/scan/march.cuh>
-#include <mmrec/cuda/scan/pieces.cuh>
+#include <mmrec/cuda/scan/split.cuh>
+#include <mmrec/cuda/scan/walk.cuh>
 #include <mmrec/scan_ops.hpp>
 #include <mmrec/sweep.hpp>
 
@@ -27,38 +27,66 @@ namespace detail {
 
 /// How a sweep is cut into work.
 struct sweep_plan {
-  bool march = true;
+  bool walk = true;
   int across = warp, warps = 1;
   index_t pieces = 1, blocks = 1;
 };
 
-template <class T, class Op, std::size_t NI>
+/// The smallest power of two that is at least n, between 1 and `most`.
+inline int power_of_two(index_t n, int most) {
+  int p = 1;
+  while (p < n && p < most) p *= 2;
+  return p;
+}
+
+/// Warps that a multiprocessor needs to be busy, and blocks that share the work of walking evenly.
+inline constexpr index_t busy_warps = 16, walking_blocks_x4 = 7;
+/// A row of so many bytes is a whole sector of memory.
+inline constexpr int sector = 32;
+
+template <class T, std::size_t NI>
 sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_t channels,
-                      index_t time, bool segments) {
+                      index_t time, bool segments, bool time_nearest) {
   const scan_tuning& t = tuning();
+  constexpr int R = steps<T, NI>;
+  const index_t n = segments ? channels : sequences * channels;
+  const index_t length = segments && sequences > 0 ? (time + sequences - 1) / sequences : time;
   sweep_plan plan;
-  const index_t n = sequences * channels, groups = (n + warp - 1) / warp;
-  const bool costly_chain = Op::carries > 1;
-  const index_t enough = index_t{device.multiprocessors} *
-                         (costly_chain ? t.march_warps_costly : t.march_warps_per_multiprocessor);
-  if (segments || groups >= enough || time <= t.march_tiles * tile_rows<T>) {
-    plan.blocks = segments ? sequences * ((channels + warp - 1) / warp) : groups;
+  const auto groups = [&](int across) {
+    return (n + across - 1) / across * (segments ? sequences : 1);
+  };
+
+  // Time nearest in memory: as deep as time is long. Else as wide as there are recurrences.
+  const int most = time_nearest ? warp / power_of_two((length + R - 1) / R, warp) : warp;
+  plan.across = t.across > 0 ? t.across : power_of_two(n, most);
+  const index_t enough = device.multiprocessors * busy_warps;
+  const auto places = [&](int across) {  // of a warp in a block that covers all of time
+    const index_t one = (warp / across) * R;
+    return (length + one - 1) / one;
+  };
+  const bool walk =
+      t.kernel == scan_kernel::chosen
+          ? segments || groups(plan.across) * 4 >= device.multiprocessors * walking_blocks_x4
+          : t.kernel == scan_kernel::walk || segments;
+  if (walk) {
+    const index_t g = groups(plan.across);
+    const index_t wanted =
+        std::min(places(plan.across), (enough + g - 1) / std::max<index_t>(1, g));
+    plan.warps = t.warps > 0 ? t.warps : power_of_two(wanted, most_warps);
+    plan.blocks = g;
     return plan;
   }
-  plan.march = false;
-  while (plan.across > 1 && plan.across / 2 >= n) plan.across /= 2;
-  const index_t lane_steps = piece_tiles<NI> * tile_rows<T>;
-  const index_t warp_steps = lane_steps * (warp / plan.across);
-  const auto room = static_cast<int>((static_cast<std::size_t>(device.shared_bytes) - 10 * 1024) /
-                                     piece_shared_bytes<T, NI>);
-  const auto most = std::min(std::min(t.block_warps, most_warps), room);
-  if (time <= most * warp_steps) {
-    plan.warps = static_cast<int>((time + warp_steps - 1) / warp_steps);
-  } else {
-    plan.warps = std::min(most, NI == 3 ? t.split_warps_gradient : t.split_warps);
-    plan.pieces = (time + plan.warps * warp_steps - 1) / (plan.warps * warp_steps);
-  }
-  plan.blocks = (n + plan.across - 1) / plan.across * plan.pieces;
+  plan.walk = false;
+  constexpr int H = held<T, NI>;
+  // Narrower groups have more of time in a block, down to a sector of channels.
+  const int narrow = std::max<int>(1, sector / static_cast<int>(sizeof(T)));
+  const auto fits = [&](int across) { return places(across) <= most_warps * H; };
+  if (t.across == 0)
+    while (plan.across > narrow && !fits(plan.across) && fits(narrow)) plan.across /= 2;
+  plan.warps = t.warps > 0 ? t.warps : power_of_two((places(plan.across) + H - 1) / H, most_warps);
+  const index_t piece = index_t{plan.warps} * H * (warp / plan.across) * R;
+  plan.pieces = std::max<index_t>(1, (length + piece - 1) / piece);
+  plan.blocks = groups(plan.across) * plan.pieces;
   return plan;
 }
 
@@ -81,33 +109,24 @@ inline void upload(const backend::cuda& b, const char* function, std::span<const
   }
 }
 
-/// The widest accesses that a stream's address and strides allow.
+/// Is time the nearest axis in memory of those along which lanes lie?
 template <class T>
-access access_of(const view<T, 3>& v, int across) {
-  constexpr index_t vector = vector_size<T>;
+bool time_is_nearest(const view<T, 3>& v) {
   const auto size = [](index_t s) { return s < 0 ? -s : s; };
-  const bool aligned = reinterpret_cast<std::uintptr_t>(v.data_handle()) % 16 == 0;
-  const auto whole = [&](std::size_t axis) {
-    return v.extent(axis) == 1 || v.stride(axis) % vector == 0;
-  };
-  const index_t channels = v.extent(2);
-  const std::size_t next = channels > 1 ? 2 : 0;  // the axis along which lanes lie
-  const bool time_is_nearest =
-      v.extent(1) > 1 && v.stride(1) != 0 &&
-      (v.extent(next) == 1 || size(v.stride(1)) < size(v.stride(next)) || v.stride(next) == 0);
-  if (time_is_nearest)
-    return v.stride(1) == 1 && aligned && whole(0) && whole(2) ? access::times
-                                                               : access::time_elements;
-  return channels > 1 && v.stride(2) == 1 && channels % vector == 0 && across % vector == 0 &&
-                 aligned && whole(0) && whole(1)
-             ? access::channels
-             : access::channel_elements;
+  const std::size_t next = v.extent(2) > 1 ? 2 : 0;
+  return v.extent(1) > 1 && v.stride(1) != 0 &&
+         (v.extent(next) == 1 || size(v.stride(1)) < size(v.stride(next)) || v.stride(next) == 0);
 }
 
 template <class S, class T>
-stream<S> stream_of_view(const view<T, 3>& v, int across) {
+stream<S> stream_of_view(const view<T, 3>& v) {
+  constexpr index_t vector = vector_size<T>;
+  const auto whole = [&](std::size_t axis) {
+    return v.extent(axis) == 1 || v.stride(axis) % vector == 0;
+  };
   return {reinterpret_cast<S*>(v.data_handle()), v.stride(0), v.stride(1), v.stride(2),
-          v ? access_of(v, across) : access::channel_elements};
+          v && v.stride(1) == 1 && whole(0) && whole(2) &&
+              reinterpret_cast<std::uintptr_t>(v.data_handle()) % 16 == 0};
 }
 template <class State>
 states<State> states_of_view(const view<State, 2>& v) {
@@ -119,18 +138,21 @@ inline std::size_t padded(std::size_t bytes) {
   return (bytes + scratch_alignment - 1) / scratch_alignment * scratch_alignment;
 }
 
-template <class P>
-std::size_t board_bytes(const sweep_plan& plan) {
-  if (plan.pieces <= 1) return 0;
-  return static_cast<std::size_t>(board<P>::all_words(plan.blocks)) * 4;
-}
-
 template <class Op, class Args>
 sweep_plan plan_of(const char* function, const Args& args) {
   using T = typename decltype(args.out[0].out)::value_type;
-  return plan_sweep<T, Op, std::tuple_size_v<decltype(args.in)>>(
+  return plan_sweep<T, std::tuple_size_v<decltype(args.in)>>(
       current_device(function), args.sequences(), args.channels(), args.in[0].extent(1),
-      !args.offsets.empty());
+      !args.offsets.empty(), time_is_nearest(args.in[0]));
+}
+
+/// Flags and all of the board, in bytes.
+template <class P>
+std::array<std::size_t, 2> board_bytes(const sweep_plan& plan) {
+  if (plan.pieces <= 1) return {0, 0};
+  const index_t groups = plan.blocks / plan.pieces;
+  return {static_cast<std::size_t>(board<P>::flag_words(plan.pieces, groups)) * 4,
+          static_cast<std::size_t>(board<P>::all_words(plan.pieces, groups)) * 4};
 }
 
 }  // namespace detail
@@ -141,7 +163,7 @@ std::size_t sweep_scratch_bytes(const Op&, const sweep_args<T, State, NI, NO, NS
   using parameters = detail::sweep_parameters<Op, detail::stored<T>, State, NI, NO, NS>;
   if (args.sequences() == 0 || args.channels() == 0) return 0;
   return detail::padded(args.offsets.size_bytes()) +
-         detail::board_bytes<parameters>(detail::plan_of<Op>(args.function, args));
+         detail::board_bytes<parameters>(detail::plan_of<Op>(args.function, args))[1];
 }
 
 }  // namespace cuda
@@ -152,16 +174,14 @@ void sweep(const backend::cuda& backend, const Op& op,
   namespace d = cuda::detail;
   using S = d::stored<T>;
   using parameters = d::sweep_parameters<Op, S, State, NI, NO, NS>;
-  static_assert(NO + NS <= NI, "results go out over the tiles of unshifted inputs");
   if (args.sequences() == 0 || args.channels() == 0) return;
   const char* const function = args.function;
   const d::sweep_plan plan = d::plan_of<Op>(function, args);
 
   parameters p{.op = op};
-  for (std::size_t k = 0; k < NI; ++k)
-    p.in[k] = d::stream_of_view<const S>(args.in[k], plan.across);
+  for (std::size_t k = 0; k < NI; ++k) p.in[k] = d::stream_of_view<const S>(args.in[k]);
   for (std::size_t k = 0; k < NO; ++k) {
-    p.out[k] = d::stream_of_view<S>(args.out[k].out, plan.across);
+    p.out[k] = d::stream_of_view<S>(args.out[k].out);
     p.accumulate[k] = args.out[k].accumulate;
   }
   p.carry_in = d::states_of_view(args.carry_in);
@@ -175,31 +195,31 @@ void sweep(const backend::cuda& backend, const Op& op,
   p.identity = static_cast<State>(op.identity());
   p.time = args.in[0].extent(1);
   p.sequences = args.sequences(), p.channels = args.channels();
-  p.lanes_across = plan.across, p.pieces = plan.pieces;
+  p.across = plan.across, p.pieces = plan.pieces;
 
   const std::size_t offset_bytes = d::padded(args.offsets.size_bytes());
-  const std::size_t board_bytes = d::board_bytes<parameters>(plan);
+  const auto [flag_bytes, board_bytes] = d::board_bytes<parameters>(plan);
   const cuda::stream_scratch scratch(backend, function, offset_bytes + board_bytes);
   if (!args.offsets.empty()) {
     auto* const offsets = reinterpret_cast<index_t*>(scratch.data());
     d::upload(backend, function, args.offsets, offsets);
     p.offsets = offsets;
   }
-  if (plan.march) {
-    cuda::launch(backend, function, {plan.blocks, d::warp, d::march_shared_bytes<S, NI>},
-                 d::march_kernel<parameters>, p);
-    return;
-  }
   if (board_bytes > 0) {
     p.board = reinterpret_cast<std::uint32_t*>(scratch.data() + offset_bytes);
     cuda::check(function, "cudaMemsetAsync",
-                cudaMemsetAsync(p.board, 0, 4 * d::board<parameters>::flag_words(plan.blocks),
-                                cuda::stream_of(backend)));
+                cudaMemsetAsync(p.board, 0, flag_bytes, cuda::stream_of(backend)));
   }
-  cuda::launch(backend, function,
-               {plan.blocks, static_cast<unsigned>(plan.warps * d::warp),
-                static_cast<std::size_t>(plan.warps) * d::piece_shared_bytes<S, NI>},
-               d::pieces_kernel<parameters>, p);
+  const auto threads = static_cast<unsigned>(plan.warps * d::warp);
+  const auto enqueue = [&](auto kernel, std::size_t shared_bytes) {
+    cuda::launch(backend, function, {plan.blocks, threads, shared_bytes}, kernel, p);
+  };
+  if (plan.walk)
+    enqueue(d::walk_kernel<parameters>,
+            d::block_sweep<parameters, 1>::shared_bytes(plan.warps, plan.across));
+  else
+    enqueue(d::split_kernel<parameters>,
+            d::piece_sweep<parameters>::shared_bytes(plan.warps, plan.across));
 }
 
 }  // namespace mmrec

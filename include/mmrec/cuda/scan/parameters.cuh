@@ -1,44 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // How the scans are cut into work, and what their kernels are given.
 //
-// The unit of all of them is the warp: its 32 lanes are 32 recurrences side by side (neighbouring
-// channels, then sequences; or neighbouring pieces of time where there are fewer), each with its
-// state in registers. A tile is what a warp holds of one stream in shared memory: 32 lanes by
-// `tile_rows` steps, 128 bytes to a lane.
+// The 32 lanes of a warp are `across` recurrences side by side (neighbouring channels, then
+// sequences) by `deep` consecutive places in time; a place is `steps` consecutive steps, which a
+// lane holds in registers. Where channels are nearest in memory a warp is 32 across; where time is,
+// it is 32 deep, and a lane's steps are one or two 16-byte accesses. The warps of a block follow
+// one another in time: a tile is what a block holds at once.
 #pragma once
 
+#include <mmrec/cuda/element.cuh>
 #include <mmrec/cuda/runtime.cuh>
 #include <mmrec/sweep.hpp>
 
-#include <concepts>
-#include <type_traits>
+namespace mmrec::cuda {
 
-namespace mmrec {
+enum class scan_kernel { chosen, walk, split };
 
-namespace cuda::detail {
-/// What kernels see of a 16-bit element: its bits. All types of one format share their kernels.
-template <format Format>
-struct stored16 {
-  std::uint16_t bits;
-};
-}  // namespace cuda::detail
-
-template <format Format>
-inline constexpr format storage_format<cuda::detail::stored16<Format>> = Format;
-
-namespace cuda {
-
-/// The one place for what was chosen: estimates so far, to be measured on a GPU.
+/// How a scan is cut into work. 0 or `chosen`: as the shape says.
 struct scan_tuning {
-  /// A warp that walks time alone moves some 50 GB/s, so about one per multiprocessor saturates
-  /// memory; where each step takes an exponential in its dependency chain it is a sixth of that.
-  int march_warps_per_multiprocessor = 1;
-  int march_warps_costly = 6;
-  /// Time up to so many tiles is walked by one warp whatever the number of channels.
-  int march_tiles = 2;
-  int block_warps = 8;           // of a block that holds all of time
-  int split_warps = 4;           // of a block that holds a piece of it
-  int split_warps_gradient = 8;  // the same with three streams, whose pieces have fewer tiles
+  scan_kernel kernel = scan_kernel::chosen;
+  int warps = 0;   // of a block
+  int across = 0;  // lanes side by side
 };
 
 /// Tests replace it to send small problems through every kernel.
@@ -49,51 +31,26 @@ inline scan_tuning& tuning() {
 
 namespace detail {
 
-template <element T>
-using stored = std::conditional_t<sizeof(T) == 2, stored16<storage_format<T>>, T>;
-
-inline constexpr int warp = 32;
-inline constexpr unsigned all_lanes = 0xffffffffu;
-inline constexpr int at_once = 8;        // rows in registers at a time
-inline constexpr int window = 64;        // pieces of time between two published entry states
+inline constexpr int most_warps = 8;
 inline constexpr int upload_size = 400;  // offsets per launch, a kernel's 4 KiB of parameters
 
-template <class T>
-inline constexpr int tile_rows = 128 / static_cast<int>(sizeof(T));
-template <class T>
-inline constexpr int vector_size = 16 / static_cast<int>(sizeof(T));
-/// In time order a lane's rows lie together; one vector more keeps the banks of 8 lanes apart.
-template <class T>
-inline constexpr int tile_pitch = tile_rows<T> + vector_size<T>;
-template <class T>
-inline constexpr int tile_size = warp * tile_pitch<T>;
+/// Consecutive steps of a lane: 32 bytes, a sector of memory, as far as registers allow.
+template <class T, std::size_t Inputs>
+inline constexpr int steps = sizeof(T) == 8                  ? 4
+                             : sizeof(T) == 2 && Inputs == 1 ? 16
+                                                             : 8;
 
-/// Tiles of every stream that are on their way while one is worked on; and tiles of a piece of time.
-template <std::size_t Inputs>
-inline constexpr int stages = Inputs <= 2 ? 4 : 3;
-template <std::size_t Inputs>
-inline constexpr int piece_tiles = Inputs == 1   ? 4
-                                   : Inputs == 2 ? 2
-                                                 : 1;
-
-/// How a stream's tiles are fetched and stored. The vector accesses take 16 bytes; they need data,
-/// and strides of all other axes, that are multiples of that.
-enum class access {
-  channels,          // unit stride on channels: a vector is one step of neighbouring lanes
-  times,             // unit stride on time: a vector is neighbouring steps of one lane
-  channel_elements,  // any strides: an element of every lane
-  time_elements      // time is the nearest axis: neighbouring steps of one lane after the other
-};
-
-inline __host__ __device__ bool by_time(access how) {
-  return how == access::times || how == access::time_elements;
-}
+/// Places in time that a lane of a piece holds: 32 registers of inputs, or 24 with three of them.
+template <class T, std::size_t Inputs>
+inline constexpr int held = Inputs == 1   ? (sizeof(T) == 2 ? 2 : 4)
+                            : Inputs == 2 ? 2
+                                          : 1;
 
 template <class T>
 struct stream {
   T* data;
   index_t batch, time, channel;  // strides
-  access how;
+  bool vectors;                  // a lane's steps are aligned vectors of 16 bytes
 };
 
 /// States of (sequence, channel); null where absent.
@@ -128,13 +85,10 @@ struct sweep_parameters {
   index_t time = 0, sequences = 0, channels = 0;
   const index_t* offsets = nullptr;  // device memory; null: none
 
-  // For time in pieces: lanes side by side in channels, the rest are pieces of time; and where
-  // blocks tell one another what they know (null: one block has all of time).
-  int lanes_across = warp;
-  index_t pieces = 1;
-  std::uint32_t* board = nullptr;
+  int across = warp;
+  index_t pieces = 1;              // of time, one to a block
+  std::uint32_t* board = nullptr;  // where their blocks tell one another what they know
 };
 
 }  // namespace detail
-}  // namespace cuda
-}  // namespace mmrec
+}  // namespace mmrec::cuda
