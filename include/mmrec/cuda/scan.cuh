@@ -77,7 +77,7 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
     return plan;
   }
   plan.walk = false;
-  constexpr int H = held<T, NI>;
+  constexpr int H = held<NI>;
   // Narrower groups have more of time in a block, down to a sector of channels.
   const int narrow = std::max<int>(1, sector / static_cast<int>(sizeof(T)));
   const auto fits = [&](int across) { return places(across) <= most_warps * H; };
@@ -118,15 +118,25 @@ bool time_is_nearest(const view<T, 3>& v) {
          (v.extent(next) == 1 || size(v.stride(1)) < size(v.stride(next)) || v.stride(next) == 0);
 }
 
-template <class S, class T>
-stream<S> stream_of_view(const view<T, 3>& v) {
+/// The widest accesses that a stream's address and strides allow.
+template <class T>
+access access_of(const view<T, 3>& v, int across) {
   constexpr index_t vector = vector_size<T>;
   const auto whole = [&](std::size_t axis) {
     return v.extent(axis) == 1 || v.stride(axis) % vector == 0;
   };
+  if (!v || reinterpret_cast<std::uintptr_t>(v.data_handle()) % 16 != 0 || !whole(0))
+    return access::elements;
+  if (v.stride(1) == 1 && whole(2)) return access::times;
+  if (v.stride(2) == 1 && v.extent(2) % vector == 0 && across % vector == 0 && whole(1))
+    return access::channels;
+  return access::elements;
+}
+
+template <class S, class T>
+stream<S> stream_of_view(const view<T, 3>& v, int across) {
   return {reinterpret_cast<S*>(v.data_handle()), v.stride(0), v.stride(1), v.stride(2),
-          v && v.stride(1) == 1 && whole(0) && whole(2) &&
-              reinterpret_cast<std::uintptr_t>(v.data_handle()) % 16 == 0};
+          access_of(v, across)};
 }
 template <class State>
 states<State> states_of_view(const view<State, 2>& v) {
@@ -179,9 +189,10 @@ void sweep(const backend::cuda& backend, const Op& op,
   const d::sweep_plan plan = d::plan_of<Op>(function, args);
 
   parameters p{.op = op};
-  for (std::size_t k = 0; k < NI; ++k) p.in[k] = d::stream_of_view<const S>(args.in[k]);
+  for (std::size_t k = 0; k < NI; ++k)
+    p.in[k] = d::stream_of_view<const S>(args.in[k], plan.across);
   for (std::size_t k = 0; k < NO; ++k) {
-    p.out[k] = d::stream_of_view<S>(args.out[k].out);
+    p.out[k] = d::stream_of_view<S>(args.out[k].out, plan.across);
     p.accumulate[k] = args.out[k].accumulate;
   }
   p.carry_in = d::states_of_view(args.carry_in);
@@ -216,10 +227,10 @@ void sweep(const backend::cuda& backend, const Op& op,
   };
   if (plan.walk)
     enqueue(d::walk_kernel<parameters>,
-            d::block_sweep<parameters, 1>::shared_bytes(plan.warps, plan.across));
+            d::walking_block<parameters>::shared_bytes(plan.warps, plan.across));
   else
     enqueue(d::split_kernel<parameters>,
-            d::piece_sweep<parameters>::shared_bytes(plan.warps, plan.across));
+            d::piece_block<parameters>::shared_bytes(plan.warps, plan.across));
 }
 
 }  // namespace mmrec

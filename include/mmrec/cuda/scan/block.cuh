@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a block does with a tile: every lane sums up its own steps (scan_summaries.hpp), which needs
-// no state; lanes and warps combine their summaries in a fixed order; then every lane takes its
-// steps from the state that enters them. The first pass is arithmetic in registers: inputs are read
-// once, results written once.
+// What a block does with a stretch of time: every lane sums up its own steps (scan_summaries.hpp),
+// which needs no state; lanes and warps combine their summaries in a fixed order; then every lane
+// takes its steps from the state that enters them. Inputs come from memory once, results go there
+// once: the second pass reads shared memory.
 //
 // Where a summary does not stand for its steps (`may_apply`), lane after lane takes its steps one by
 // one, in the channels that need it.
@@ -13,36 +13,13 @@
 
 namespace mmrec::cuda::detail {
 
-template <class S>
-inline constexpr int words = static_cast<int>(sizeof(S) / 4);
-
-/// `move` (a shuffle of one word) on every word of v.
-template <class S, class F>
-__device__ __forceinline__ S shuffled(const S& v, const F& move) {
-  static_assert(sizeof(S) % 4 == 0 && std::is_trivially_copyable_v<S>);
-  auto w = std::bit_cast<std::array<std::uint32_t, words<S>>>(v);
-#pragma unroll
-  for (int i = 0; i < words<S>; ++i) w[i] = move(w[i]);
-  return std::bit_cast<S>(w);
-}
-template <class S>
-__device__ __forceinline__ S shuffle_up(const S& v, int distance) {
-  return shuffled(v, [&](std::uint32_t w) {
-    return __shfl_up_sync(all_lanes, w, static_cast<unsigned>(distance));
-  });
-}
-template <class S>
-__device__ __forceinline__ S from_lane(const S& v, int lane) {
-  return shuffled(v, [&](std::uint32_t w) { return __shfl_sync(all_lanes, w, lane); });
-}
-
-/// A tile of a group of recurrences, numbered as time is walked.
-struct tile_number {
-  index_t group, number, tiles;
+/// A stretch of time of a group of recurrences, numbered as time is walked.
+struct stretch {
+  index_t group, number, count;
 };
 
-/// Held: places in time of one lane in a tile.
-template <class P, int Held>
+/// Held: places in time of one lane in a stretch. Slots: places in shared memory.
+template <class P, int Held, int Slots>
 struct block_sweep : lane_sweep<P> {
   using base = lane_sweep<P>;
   using typename base::carry_type;
@@ -53,6 +30,7 @@ struct block_sweep : lane_sweep<P> {
   using base::across, base::backwards, base::column, base::deep, base::lane, base::live, base::me,
       base::p, base::place, base::R, base::warps;
 
+  T* tiles;             // [warp][slot][stream]
   summary* totals;      // [buffer][warp][channel]; pieces of time have two more buffers
   summary* kept;        // [place of a lane][thread]: of all steps of this warp before it
   carry_type* entries;  // [warp][channel]: the state that enters a warp
@@ -60,11 +38,13 @@ struct block_sweep : lane_sweep<P> {
   unsigned* lost;       // [channel], bit w: `entries` does not know warp w's; the last bit: any
   index_t origin;       // of the places: a multiple of R at or before the first step
 
-  static constexpr int buffers = 3;
+  static constexpr int held_places = Held, buffers = 3;
   static constexpr unsigned any_lost = 1u << 31;
+  static constexpr int slot_size = P::NI * base::tile::size;
   static std::size_t shared_bytes(int warps, int across) {
     const std::size_t threads = static_cast<std::size_t>(warps) * warp;
-    return (buffers + (across < warp ? Held : 0)) * threads * sizeof(summary) +
+    return static_cast<std::size_t>(warps) * Slots * slot_size * sizeof(T) +
+           (buffers + (across < warp ? Held : 0)) * threads * sizeof(summary) +
            (threads + warp) * sizeof(carry_type) + warp * sizeof(unsigned);
   }
 
@@ -72,25 +52,62 @@ struct block_sweep : lane_sweep<P> {
       : base(parameters, group), origin(base::begin / R * R) {
     extern __shared__ uint4 mmrec_shared[];
     const int threads = int(blockDim.x);
-    totals = reinterpret_cast<summary*>(mmrec_shared);
+    tiles = reinterpret_cast<T*>(mmrec_shared);
+    totals = reinterpret_cast<summary*>(tiles + warps * Slots * slot_size);
     kept = totals + buffers * threads;
     entries = reinterpret_cast<carry_type*>(kept + (deep > 1 ? Held : 0) * threads);
     slow = entries + threads;
     lost = reinterpret_cast<unsigned*>(slow + warp);
   }
 
-  __device__ index_t tile_steps() const { return index_t(warps) * Held * deep * R; }
+  __device__ T* slot(int i) const { return tiles + (me * Slots + i) * slot_size; }
+  __device__ index_t stretch_steps() const { return index_t(warps) * Held * deep * R; }
   /// One warp whose lanes are all side by side needs no summaries.
   __device__ bool alone() const { return warps == 1 && deep == 1; }
-  __device__ bool whole(const tile_number& tile) const {
-    const index_t n = backwards ? tile.tiles - 1 - tile.number : tile.number;
-    const index_t first = origin + n * tile_steps();
-    return first >= base::begin && first + tile_steps() <= base::end;
+  /// Do all of its steps exist?
+  __device__ bool whole(const stretch& of) const {
+    const index_t n = backwards ? of.count - 1 - of.number : of.number;
+    const index_t first = origin + n * stretch_steps();
+    return first >= base::begin && first + stretch_steps() <= base::end;
   }
-  /// First step of place `s` of this lane in a tile.
-  __device__ index_t start_of(const tile_number& tile, int s) const {
-    const index_t walked = ((tile.number * warps + me) * Held + s) * deep + place;
-    return origin + (backwards ? tile.tiles * warps * Held * deep - 1 - walked : walked) * R;
+  /// First step of place `s` of this lane.
+  __device__ index_t start_of(const stretch& of, int s) const {
+    const index_t walked = ((of.number * warps + me) * Held + s) * deep + place;
+    return origin + (backwards ? of.count * warps * Held * deep - 1 - walked : walked) * R;
+  }
+  /// Elements before the place that is first in time, which no slot has.
+  struct outside {
+    T before[at_least_one<P::NS>];
+  };
+  __device__ __forceinline__ outside look_outside(const stretch& of) const {
+    outside o;
+    const int edge = backwards ? deep - 1 : 0;
+#pragma unroll
+    for (int e = 0; e < int(P::NS); ++e)
+      o.before[e] = place == edge ? base::before(e, start_of(of, backwards ? Held - 1 : 0)) : T{};
+    return o;
+  }
+  /// Place `s` from the slots, the first of which is `first`.
+  __device__ __forceinline__ place_steps<P> fetched(const stretch& of, int first, int s,
+                                                    const outside& o) const {
+    auto x = base::fetched(slot(first + s), start_of(of, s));
+    if constexpr (P::NS > 0) {
+      // The place before in time: a neighbouring lane's, or the last one of the slot before.
+      int at = place + (backwards ? 1 : -1), from = s;
+      if (at < 0) at = deep - 1, --from;
+      if (at == deep) at = 0, ++from;
+#pragma unroll
+      for (int e = 0; e < int(P::NS); ++e) {
+        constexpr int shifted = P::NI - P::NS;
+        x.below[e] =
+            from < 0 || from == Held
+                ? o.before[e]
+                : slot(first +
+                       from)[(shifted + e) * base::tile::size +
+                             base::tile::at(p.in[shifted + e].how, at * across + column, R - 1)];
+      }
+    }
+    return x;
   }
   __device__ summary& total(int buffer, int w) const {
     return totals[(buffer * warps + w) * warp + column];
@@ -98,10 +115,10 @@ struct block_sweep : lane_sweep<P> {
   __device__ summary& kept_at(int s) const { return kept[s * int(blockDim.x) + int(threadIdx.x)]; }
 
   /// What the steps of this warp do, for all warps to read behind a barrier.
-  __device__ __forceinline__ void summarize(const place_steps<P> (&x)[Held]) const {
+  __device__ __forceinline__ void summarize(const stretch& of, int first, const outside& o) const {
     summary sum = own::none(p.op);
-#pragma unroll
-    for (int s = 0; s < Held; ++s) sum = add<true>(x[s], s, sum);
+#pragma unroll 1
+    for (int s = 0; s < Held; ++s) sum = add<true>(fetched(of, first, s, o), s, sum);
     if (place == 0) total(0, me) = sum;
   }
   /// Place s of all lanes behind a summary of those before it.
@@ -123,7 +140,7 @@ struct block_sweep : lane_sweep<P> {
   }
 
   /// The first warp finds the states that enter the others; `carry` goes from the state that enters
-  /// the tile to the one behind it.
+  /// the stretch to the one behind it.
   __device__ void share(carry_type& carry) const {
     unsigned bits = 0;
 #pragma unroll 1
@@ -138,19 +155,20 @@ struct block_sweep : lane_sweep<P> {
   }
   __device__ bool slowly() const { return __any_sync(all_lanes, lost[column] != 0); }
 
-  /// Takes the steps of a tile, from the state that enters this warp to the one behind a lane's last.
-  __device__ __forceinline__ void finish(const place_steps<P> (&x)[Held], carry_type& carry) const {
+  /// Takes the steps from the state that enters this warp to the one behind a lane's last.
+  __device__ __forceinline__ void finish(const stretch& of, int first, const outside& o,
+                                         carry_type& carry) const {
     const carry_type here = carry;
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < Held; ++s) {
       if (deep > 1) {
         carry = here;
         own::apply(p.op, kept_at(s), carry);
       }
-      this->template advance<true>(x[s], carry);
+      this->template advance<true>(fetched(of, first, s, o), carry);
     }
   }
-  /// The state behind the tile, for the first warp.
+  /// The state behind the stretch, for the first warp.
   __device__ void correct(carry_type& carry) const {
     if (lost[column]) carry = slow[column];
   }
@@ -158,25 +176,24 @@ struct block_sweep : lane_sweep<P> {
 
 // What is rare is not inlined, so that it takes no registers from what is not.
 
-/// block_sweep::summarize for a tile of which not all steps exist.
-template <class P, int Held>
-__device__ __noinline__ void summarize_carefully(const P& p, const tile_number& tile) {
-  const block_sweep<P, Held> b(p, tile.group);
-  auto sum = block_sweep<P, Held>::own::none(p.op);
+/// Block::summarize for a stretch of which not all steps exist.
+template <class Block, class P>
+__device__ __noinline__ void summarize_carefully(const P& p, const stretch& of) {
+  const Block b(p, of.group);
+  auto sum = Block::own::none(p.op);
 #pragma unroll 1
-  for (int s = 0; s < Held; ++s)
-    sum = b.template add<false>(b.template read<false>(b.start_of(tile, s)), s, sum);
+  for (int s = 0; s < Block::held_places; ++s)
+    sum = b.template add<false>(b.read(b.start_of(of, s)), s, sum);
   if (b.place == 0) b.total(0, b.me) = sum;
 }
 
-/// block_sweep::finish for such a tile, or where a summary could not be applied (`in_turn`): then
-/// warp after warp takes its steps, and lane after lane, each from the state behind the one before if
-/// it does not know its own. The state behind the tile is in `slow` at the end.
-template <class P, int Held>
-__device__ __noinline__ typename lane_sweep<P>::carry_type finish_carefully(
-    const P& p, const tile_number& tile, bool in_turn, typename lane_sweep<P>::carry_type carry) {
-  using block = block_sweep<P, Held>;
-  const block b(p, tile.group);
+/// Block::finish for such a stretch, or where a summary could not be applied (`in_turn`): then warp
+/// after warp takes its steps, and lane after lane, each from the state behind the one before if it
+/// does not know its own. The state behind the stretch is in `slow` at the end.
+template <class Block, class P>
+__device__ __noinline__ typename Block::carry_type finish_carefully(
+    const P& p, const stretch& of, bool in_turn, typename Block::carry_type carry) {
+  const Block b(p, of.group);
   const auto here = carry;
   for (int turn = 0; turn < (in_turn ? b.warps : 1); ++turn) {
     if (in_turn) {
@@ -186,15 +203,15 @@ __device__ __noinline__ typename lane_sweep<P>::carry_type finish_carefully(
     const bool unknown = in_turn && (b.lost[b.column] >> b.me & 1);
     if (unknown) carry = b.slow[b.column];
 #pragma unroll 1
-    for (int s = 0; s < Held; ++s) {
-      const place_steps<P> steps = b.template read<false>(b.start_of(tile, s));
+    for (int s = 0; s < Block::held_places; ++s) {
+      const place_steps<P> steps = b.read(b.start_of(of, s));
       auto mine = carry;
       bool follow = true;
       if (b.deep > 1) {
         const auto before = b.kept_at(s);
-        follow = unknown || (in_turn && !block::own::may_apply(before, here));
+        follow = unknown || (in_turn && !Block::own::may_apply(before, here));
         mine = here;
-        block::own::apply(p.op, before, mine);
+        Block::own::apply(p.op, before, mine);
       }
       for (int i = 0; i < (in_turn ? b.deep : 1); ++i) {
         if (!in_turn || b.place == i) {

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A lane: which recurrence it stands for, where in time, and its steps between memory and
-// registers.
+// A lane: which recurrence it stands for, where in time, and its steps in registers.
 #pragma once
 
-#include <mmrec/cuda/scan/parameters.cuh>
-
-#include <array>
+#include <mmrec/cuda/scan/tile.cuh>
 
 namespace mmrec::cuda::detail {
 
@@ -27,6 +24,7 @@ struct lane_sweep {
   using carry_type = std::array<State, Op::carries>;
   static constexpr int NI = P::NI, NO = P::NO, NS = P::NS, R = steps<T, P::NI>;
   static constexpr unsigned all_rows = (1u << R) - 1;
+  using tile = tile_of<T, R>;
   static constexpr bool backwards = Op::backwards;
 
   const P& p;
@@ -34,7 +32,7 @@ struct lane_sweep {
   int across, deep;     // lanes of a warp: recurrences by places in time
   int column, place;    // this lane's
   bool live = false;    // lanes that stand for nothing follow the last that does, and do not write
-  bool all_live;        // of this warp
+  unsigned live_lanes;  // of this warp
   index_t begin = 0, end = 0;  // the recurrence's steps
   const T* in[NI];             // its streams at step 0
   T* out[NO];
@@ -66,7 +64,7 @@ struct lane_sweep {
       batch = sequence = row / p.channels, channel = row % p.channels;
       end = p.time;
     }
-    all_live = __all_sync(all_lanes, live);
+    live_lanes = __ballot_sync(all_lanes, live);
 #pragma unroll
     for (int k = 0; k < NI; ++k)
       in[k] = p.in[k].data + batch * p.in[k].batch + channel * p.in[k].channel;
@@ -89,45 +87,47 @@ struct lane_sweep {
     *carry_out = p.add_carry_out ? *carry_out + value : value;
   }
 
-  /// Reads the steps of the place that begins at `start`, a multiple of R. Whole: all of them exist.
-  template <bool Whole>
+  /// Starts fetching whole places: `tiles` has a tile of every stream.
+  __device__ __forceinline__ void fetch(T* tiles, index_t start) const {
+#pragma unroll
+    for (int k = 0; k < NI; ++k)
+      tile::fetch(tiles + k * tile::size, p.in[k], in[k] + start * p.in[k].time, live_lanes, lane);
+  }
+  /// A place that was fetched, but for `below`.
+  __device__ __forceinline__ place_steps<P> fetched(const T* tiles, index_t start) const {
+    place_steps<P> s;
+    s.start = start;
+    s.rows = all_rows;
+#pragma unroll
+    for (int k = 0; k < NI; ++k) tile::read(s.x[k], tiles + k * tile::size, p.in[k].how, lane);
+    return s;
+  }
+  /// The element of a shifted stream before a place.
+  __device__ T before(int e, index_t start) const {
+    return start > begin && start <= end ? in[NI - NS + e][(start - 1) * p.in[NI - NS + e].time]
+                                         : T{};
+  }
+
+  /// Reads what exists of a place straight from memory.
   __device__ __forceinline__ place_steps<P> read(index_t start) const {
     place_steps<P> s;
     s.start = start;
-    s.rows = Whole ? all_rows : rows_at(start);
+    s.rows = rows_at(start);
 #pragma unroll
     for (int k = 0; k < NI; ++k) {
-      const stream<const T>& from = p.in[k];
-      const T* q = in[k] + start * from.time;
-      if constexpr (!Whole) {
+      const T* q = in[k] + start * p.in[k].time;
 #pragma unroll
-        for (int i = 0; i < R; ++i, q += from.time) {
-          s.x[k][i] = T{};
-          if (s.rows >> i & 1) s.x[k][i] = *q;
-        }
-      } else if (from.vectors) {
-        constexpr int v = vector_size<T>;
-#pragma unroll
-        for (int i = 0; i < R; i += v) {
-          const auto x = *reinterpret_cast<const vector<T>*>(q + i);
-#pragma unroll
-          for (int j = 0; j < v; ++j) s.x[k][i + j] = x.element[j];
-        }
-      } else {
-#pragma unroll
-        for (int i = 0; i < R; ++i, q += from.time) s.x[k][i] = *q;
+      for (int i = 0; i < R; ++i, q += p.in[k].time) {
+        s.x[k][i] = T{};
+        if (s.rows >> i & 1) s.x[k][i] = *q;
       }
     }
 #pragma unroll
-    for (int e = 0; e < NS; ++e) {
-      const stream<const T>& from = p.in[NI - NS + e];
-      s.below[e] = T{};
-      if (s.rows && start > begin) s.below[e] = in[NI - NS + e][(start - 1) * from.time];
-    }
+    for (int e = 0; e < NS; ++e) s.below[e] = before(e, start);
     return s;
   }
 
-  /// f(inputs, row) for the steps of a place, as time is walked.
+  /// f(inputs, row) for the steps of a place, as time is walked. Whole: all of them exist.
   template <bool Whole, class F>
   __device__ __forceinline__ void each(const place_steps<P>& s, const F& f) const {
 #pragma unroll
@@ -164,11 +164,11 @@ struct lane_sweep {
       if (!p.out[k].data) continue;
       const stream<T>& to = p.out[k];
       T* q = out[k] + s.start * to.time;
-      if (!Whole || !all_live || p.accumulate[k]) {
+      if (!Whole || live_lanes != all_lanes || p.accumulate[k]) {
 #pragma unroll
         for (int i = 0; i < R; ++i, q += to.time)
           if (rows >> i & 1) *q = narrow<T>(p.accumulate[k] ? widen<State>(*q) + y[k][i] : y[k][i]);
-      } else if (to.vectors) {
+      } else if (to.how == access::times) {
         constexpr int v = vector_size<T>;
 #pragma unroll
         for (int i = 0; i < R; i += v) {

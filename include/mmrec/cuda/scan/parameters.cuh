@@ -3,7 +3,7 @@
 //
 // The 32 lanes of a warp are `across` recurrences side by side (neighbouring channels, then
 // sequences) by `deep` consecutive places in time; a place is `steps` consecutive steps, which a
-// lane holds in registers. Where channels are nearest in memory a warp is 32 across; where time is,
+// lane takes at once. Where channels are nearest in memory a warp is 32 across; where time is,
 // it is 32 deep, and a lane's steps are one or two 16-byte accesses. The warps of a block follow
 // one another in time: a tile is what a block holds at once.
 #pragma once
@@ -40,17 +40,28 @@ inline constexpr int steps = sizeof(T) == 8                  ? 4
                              : sizeof(T) == 2 && Inputs == 1 ? 16
                                                              : 8;
 
-/// Places in time that a lane of a piece holds: 32 registers of inputs, or 24 with three of them.
-template <class T, std::size_t Inputs>
-inline constexpr int held = Inputs == 1   ? (sizeof(T) == 2 ? 2 : 4)
-                            : Inputs == 2 ? 2
-                                          : 1;
+/// Tiles of every stream that are on their way while one is worked on, with that one; and places in
+/// time that a lane of a piece has. (Shared memory for three blocks on a multiprocessor.)
+template <std::size_t Inputs>
+inline constexpr int stages = Inputs == 1 ? 4 : 3;
+template <std::size_t Inputs>
+inline constexpr int held = Inputs == 1   ? 8
+                            : Inputs == 2 ? 4
+                                          : 2;
+
+/// How a stream's steps are fetched and stored. The vector accesses take 16 bytes; they need data,
+/// and strides of all other axes, that are multiples of that.
+enum class access {
+  channels,  // unit stride on channels: a vector is one step of neighbouring lanes
+  times,     // unit stride on time: a vector is neighbouring steps of one lane
+  elements   // any strides
+};
 
 template <class T>
 struct stream {
   T* data;
   index_t batch, time, channel;  // strides
-  bool vectors;                  // a lane's steps are aligned vectors of 16 bytes
+  access how;
 };
 
 /// States of (sequence, channel); null where absent.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Few recurrences: time is cut into pieces, one to a block, which holds all of its piece in
-// registers. One block may hold all of time; else blocks tell one another what they know on a board
+// shared memory. One block may hold all of time; else blocks tell one another what they know on a board
 // in global memory:
 //
 //   summary of piece n        as soon as its inputs have arrived
@@ -25,11 +25,14 @@ namespace mmrec::cuda::detail {
 
 inline constexpr index_t window = 64;  // pieces, and windows of a long one
 
+template <class P>
+using piece_block = block_sweep<P, held<P::NI>, held<P::NI>>;
+
 /// Flags, which start as 0, then values: a word of all lanes after the other.
 template <class P>
 struct board {
-  using summary = typename block_sweep<P, 1>::summary;
-  using carry_type = typename block_sweep<P, 1>::carry_type;
+  using summary = typename piece_block<P>::summary;
+  using carry_type = typename piece_block<P>::carry_type;
   enum kind { piece_summary, window_summary, long_entry, state_behind, kinds };
 
   std::uint32_t* at;
@@ -93,9 +96,8 @@ struct board {
 };
 
 template <class P>
-struct piece_sweep : block_sweep<P, held<typename P::T, P::NI>> {
-  static constexpr int Held = held<typename P::T, P::NI>;
-  using base = block_sweep<P, Held>;
+struct piece_sweep : piece_block<P> {
+  using base = piece_block<P>;
   using base::column, base::lane, base::live, base::me, base::p, base::place, base::total,
       base::warps;
   using typename base::carry_type, typename base::own, typename base::summary;
@@ -111,17 +113,22 @@ struct piece_sweep : block_sweep<P, held<typename P::T, P::NI>> {
         all{parameters.board, parameters.pieces, groups} {}
 
   __device__ void run() {
-    const tile_number tile{group, number, p.pieces};
-    const bool whole = base::whole(tile);
+    const stretch now{group, number, p.pieces};
+    const bool whole = base::whole(now);
     // Read before this piece's summary is there: the last piece may write to the same place.
     carry_type carry = this->first_carry();
-    place_steps<P> x[Held];
+    typename base::outside outside = {};
     if (whole) {
-#pragma unroll
-      for (int s = 0; s < Held; ++s) x[s] = this->template read<true>(this->start_of(tile, s));
-      this->summarize(x);
+#pragma unroll 1
+      for (int s = 0; s < base::held_places; ++s)
+        this->fetch(this->slot(s), this->start_of(now, s));
+      __pipeline_commit();
+      outside = this->look_outside(now);
+      __pipeline_wait_prior(0);
+      __syncwarp();
+      this->summarize(now, 0, outside);
     } else {
-      summarize_carefully<P, Held>(p, tile);
+      summarize_carefully<base>(p, now);
     }
     __syncthreads();
     if (p.board) look_back(carry);
@@ -132,9 +139,9 @@ struct piece_sweep : block_sweep<P, held<typename P::T, P::NI>> {
     if (tell && !in_turn) all.write(on_board::state_behind, number, group, carry, lane);
     carry_type here = this->entries[me * warp + column];
     if (whole && !in_turn)
-      this->finish(x, here);
+      this->finish(now, 0, outside, here);
     else
-      finish_carefully<P, Held>(p, tile, in_turn, here);
+      finish_carefully<base>(p, now, in_turn, here);
     if (in_turn && me == 0) this->correct(carry);
     if (tell && in_turn) all.write(on_board::state_behind, number, group, carry, lane);
     if (live && me == 0 && place == 0 && number == p.pieces - 1) this->last_carry(carry);
@@ -228,7 +235,8 @@ struct piece_sweep : block_sweep<P, held<typename P::T, P::NI>> {
 };
 
 template <class P>
-__global__ void __launch_bounds__(most_warps* warp, 2) split_kernel(const __grid_constant__ P p) {
+__global__ void __launch_bounds__(most_warps* warp, P::NI == 3 ? 2 : 3)
+    split_kernel(const __grid_constant__ P p) {
   const index_t groups = (p.sequences * p.channels + p.across - 1) / p.across;
   piece_sweep<P>(p, groups).run();
 }
