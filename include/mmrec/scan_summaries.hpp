@@ -11,6 +11,10 @@
 //   scaled  log-space sums: a shift, then a pair (m, S) to add
 //   user    the user's operator itself, which is associative
 //
+// Several in a row, with one rounding less each:
+//
+//   running = begin(carry),  follow(s, running) ...,  carry = end(running)
+//
 // No division, no difference of sums. A summary stands for its steps up to rounding, unless a state
 // on the way was infinite, NaN or huge: 0 times infinity or an overflow that a later step would
 // hide must not come out differently. `may_apply` says when it does not stand for them; the
@@ -92,6 +96,14 @@ struct affine_summaries {
     else
       c[0] = static_cast<V>(s.a * static_cast<double>(c[0]));
   }
+  static MMREC_HD_INLINE double begin(const carry& c) { return static_cast<double>(c[0]); }
+  static MMREC_HD_INLINE void follow(const Op&, const type& s, double& running) {
+    if constexpr (Op::has_offset)
+      running = math::multiply_add(s.a, running, static_cast<double>(s.b));
+    else
+      running = s.a * running;
+  }
+  static MMREC_HD_INLINE carry end(double running) { return {static_cast<V>(running)}; }
 
  private:
   static MMREC_HD_INLINE V larger(const V& x, const V& y) {
@@ -124,6 +136,11 @@ struct scaled_summaries {
     c[1] = s.m > c[0] ? math::multiply_add(c[1], e, s.sum) : math::multiply_add(s.sum, e, c[1]);
     c[0] = s.m > c[0] ? s.m : c[0];
   }
+  static MMREC_HD_INLINE carry begin(const carry& c) { return c; }
+  static MMREC_HD_INLINE void follow(const Op& op, const type& s, carry& running) {
+    apply(op, s, running);
+  }
+  static MMREC_HD_INLINE carry end(const carry& running) { return running; }
 };
 
 template <class Op, class V>
@@ -141,6 +158,11 @@ struct user_summaries {
   static MMREC_HD_INLINE void apply(const Op& op, const type& s, carry& c) {
     c[0] = op.op.f(c[0], s.value);
   }
+  static MMREC_HD_INLINE carry begin(const carry& c) { return c; }
+  static MMREC_HD_INLINE void follow(const Op& op, const type& s, carry& running) {
+    apply(op, s, running);
+  }
+  static MMREC_HD_INLINE carry end(const carry& running) { return running; }
 };
 
 namespace detail {

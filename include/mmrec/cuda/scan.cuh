@@ -72,7 +72,7 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
     const index_t g = groups(plan.across);
     const index_t wanted =
         std::min(places(plan.across), (enough + g - 1) / std::max<index_t>(1, g));
-    plan.warps = t.warps > 0 ? t.warps : power_of_two(wanted, most_warps);
+    plan.warps = t.warps > 0 ? t.warps : power_of_two((wanted + 1) / 2 + (wanted > 1), most_warps);
     plan.blocks = g;
     return plan;
   }

@@ -64,47 +64,66 @@ struct block_sweep : lane_sweep<P> {
   __device__ index_t stretch_steps() const { return index_t(warps) * Held * deep * R; }
   /// One warp whose lanes are all side by side needs no summaries.
   __device__ bool alone() const { return warps == 1 && deep == 1; }
-  /// Do all of its steps exist?
-  __device__ bool whole(const stretch& of) const {
-    const index_t n = backwards ? of.count - 1 - of.number : of.number;
-    const index_t first = origin + n * stretch_steps();
-    return first >= base::begin && first + stretch_steps() <= base::end;
+  /// How many stretches, from this one on, have all of their steps.
+  __device__ index_t whole_from(const stretch& of) const {
+    const index_t size = stretch_steps(), n = backwards ? of.count - 1 - of.number : of.number;
+    const index_t first = origin + n * size;
+    if constexpr (backwards)
+      return first + size > base::end ? 0 : n + (origin >= base::begin ? 1 : 0);
+    else
+      return first < base::begin || first + size > base::end ? 0 : (base::end - first) / size;
   }
-  /// First step of place `s` of this lane.
-  __device__ index_t start_of(const stretch& of, int s) const {
-    const index_t walked = ((of.number * warps + me) * Held + s) * deep + place;
+  /// First step of this lane's first place, as time is walked; and how far the next one is.
+  __device__ index_t start_of(const stretch& of) const {
+    const index_t walked = (of.number * warps + me) * Held * deep + place;
     return origin + (backwards ? of.count * warps * Held * deep - 1 - walked : walked) * R;
   }
-  /// Elements before the place that is first in time, which no slot has.
+  __device__ index_t ahead(index_t places) const { return (backwards ? -places : places) * R; }
+
+  /// Elements of shifted streams before the place that is first in time, which no slot has.
   struct outside {
     T before[at_least_one<P::NS>];
+    bool first;  // there are none: the recurrence begins here
   };
-  __device__ __forceinline__ outside look_outside(const stretch& of) const {
+  /// `c` is at the place that is walked first; the one that is first in time is `start`.
+  __device__ __forceinline__ outside look_outside(const typename base::cursor& c,
+                                                  index_t start) const {
     outside o;
-    const int edge = backwards ? deep - 1 : 0;
+    o.first = start == base::begin;
+    const bool edge = place == (backwards ? deep - 1 : 0) && !o.first;
 #pragma unroll
-    for (int e = 0; e < int(P::NS); ++e)
-      o.before[e] = place == edge ? base::before(e, start_of(of, backwards ? Held - 1 : 0)) : T{};
+    for (int e = 0; e < int(P::NS); ++e) {
+      const index_t stride = p.in[P::NI - P::NS + e].time;
+      o.before[e] = edge ? c.below[e][backwards ? ahead((Held - 1) * deep) * stride : 0] : T{};
+    }
     return o;
   }
-  /// Place `s` from the slots, the first of which is `first`.
-  __device__ __forceinline__ place_steps<P> fetched(const stretch& of, int first, int s,
-                                                    const outside& o) const {
-    auto x = base::fetched(slot(first + s), start_of(of, s));
+  /// Place `s` from the slots, the first of which is `first`; `c` is at it.
+  __device__ __forceinline__ place_steps<P> fetched(const typename base::cursor& c, int first,
+                                                    int s, const outside& o) const {
+    place_steps<P> x;
+    x.rows = base::all_rows;
+    const T* const here = slot(first + s);
+#pragma unroll
+    for (int k = 0; k < int(P::NI); ++k)
+      base::tile::read(x.x[k], here + k * base::tile::size, p.in[k].how, lane);
+#pragma unroll
+    for (int k = 0; k < int(P::NO); ++k) x.to[k] = c.to[k];
     if constexpr (P::NS > 0) {
       // The place before in time: a neighbouring lane's, or the last one of the slot before.
       int at = place + (backwards ? 1 : -1), from = s;
       if (at < 0) at = deep - 1, --from;
       if (at == deep) at = 0, ++from;
+      const bool edge = from < 0 || from == Held;
+      x.first = edge && o.first ? 0 : -1;
 #pragma unroll
       for (int e = 0; e < int(P::NS); ++e) {
         constexpr int shifted = P::NI - P::NS;
         x.below[e] =
-            from < 0 || from == Held
-                ? o.before[e]
-                : slot(first +
-                       from)[(shifted + e) * base::tile::size +
-                             base::tile::at(p.in[shifted + e].how, at * across + column, R - 1)];
+            edge ? o.before[e]
+                 : slot(first +
+                        from)[(shifted + e) * base::tile::size +
+                              base::tile::at(p.in[shifted + e].how, at * across + column, R - 1)];
       }
     }
     return x;
@@ -115,18 +134,19 @@ struct block_sweep : lane_sweep<P> {
   __device__ summary& kept_at(int s) const { return kept[s * int(blockDim.x) + int(threadIdx.x)]; }
 
   /// What the steps of this warp do, for all warps to read behind a barrier.
-  __device__ __forceinline__ void summarize(const stretch& of, int first, const outside& o) const {
+  __device__ __forceinline__ void summarize(const typename base::cursor& c, int first,
+                                            const outside& o) const {
     summary sum = own::none(p.op);
 #pragma unroll 1
-    for (int s = 0; s < Held; ++s) sum = add<true>(fetched(of, first, s, o), s, sum);
+    for (int s = 0; s < Held; ++s) sum = add<true>(fetched(c, first, s, o), s, sum);
     if (place == 0) total(0, me) = sum;
   }
   /// Place s of all lanes behind a summary of those before it.
   template <bool Whole>
   __device__ __forceinline__ summary add(const place_steps<P>& x, int s, const summary& sum) const {
     summary mine = own::none(p.op);
-    this->template each<Whole>(
-        x, [&](const std::array<State, P::NI>& now, int) { own::extend(p.op, mine, now); });
+    this->template each<Whole, R>(
+        x, 0, [&](const std::array<State, P::NI>& now, int) { own::extend(p.op, mine, now); });
     if (deep > 1) {
       for (int distance = 1; distance < deep; distance *= 2) {
         const summary left = shuffle_up(mine, distance * across);
@@ -141,22 +161,32 @@ struct block_sweep : lane_sweep<P> {
 
   /// The first warp finds the states that enter the others; `carry` goes from the state that enters
   /// the stretch to the one behind it.
-  __device__ void share(carry_type& carry) const {
+  __device__ __forceinline__ void share(carry_type& carry) const {
     unsigned bits = 0;
+    auto running = own::begin(carry);
+    constexpr int batch = 4;
 #pragma unroll 1
-    for (int w = 0; w < warps; ++w) {
-      if (place == 0) entries[w * warp + column] = carry;
-      if (bits & any_lost) bits |= 1u << w;
-      const summary s = total(0, w);
-      if (live && !own::may_apply(s, carry)) bits |= any_lost;
-      own::apply(p.op, s, carry);
+    for (int first = 0; first < warps; first += batch) {
+      summary s[batch];
+#pragma unroll
+      for (int j = 0; j < batch; ++j) s[j] = total(0, first + j < warps ? first + j : first);
+#pragma unroll
+      for (int j = 0; j < batch; ++j) {
+        if (first + j >= warps) continue;
+        carry = own::end(running);
+        if (place == 0) entries[(first + j) * warp + column] = carry;
+        if (bits & any_lost) bits |= 1u << (first + j);
+        if (live && !own::may_apply(s[j], carry)) bits |= any_lost;
+        own::follow(p.op, s[j], running);
+      }
     }
+    carry = own::end(running);
     if (place == 0) lost[column] = bits;
   }
   __device__ bool slowly() const { return __any_sync(all_lanes, lost[column] != 0); }
 
   /// Takes the steps from the state that enters this warp to the one behind a lane's last.
-  __device__ __forceinline__ void finish(const stretch& of, int first, const outside& o,
+  __device__ __forceinline__ void finish(typename base::cursor c, int first, const outside& o,
                                          carry_type& carry) const {
     const carry_type here = carry;
 #pragma unroll 1
@@ -165,7 +195,8 @@ struct block_sweep : lane_sweep<P> {
         carry = here;
         own::apply(p.op, kept_at(s), carry);
       }
-      this->template advance<true>(fetched(of, first, s, o), carry);
+      this->template advance<true>(fetched(c, first, s, o), carry);
+      if (Held > 1) this->move(c, ahead(deep));
     }
   }
   /// The state behind the stretch, for the first warp.
@@ -183,7 +214,7 @@ __device__ __noinline__ void summarize_carefully(const P& p, const stretch& of) 
   auto sum = Block::own::none(p.op);
 #pragma unroll 1
   for (int s = 0; s < Block::held_places; ++s)
-    sum = b.template add<false>(b.read(b.start_of(of, s)), s, sum);
+    sum = b.template add<false>(b.read(b.start_of(of) + s * b.ahead(b.deep)), s, sum);
   if (b.place == 0) b.total(0, b.me) = sum;
 }
 
@@ -204,7 +235,7 @@ __device__ __noinline__ typename Block::carry_type finish_carefully(
     if (unknown) carry = b.slow[b.column];
 #pragma unroll 1
     for (int s = 0; s < Block::held_places; ++s) {
-      const place_steps<P> steps = b.read(b.start_of(of, s));
+      const place_steps<P> steps = b.read(b.start_of(of) + s * b.ahead(b.deep));
       auto mine = carry;
       bool follow = true;
       if (b.deep > 1) {

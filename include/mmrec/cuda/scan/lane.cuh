@@ -6,14 +6,16 @@
 
 namespace mmrec::cuda::detail {
 
-/// The steps of one place in time as they were read. Bit i of `rows` says that step i exists.
+/// The steps of one place in time as they were read. Bit i of `rows` says that step i exists, and the
+/// recurrence begins with step `first` (-1: elsewhere).
 template <class P>
 struct place_steps {
   using T = typename P::T;
   T x[P::NI][steps<T, P::NI>];
   T below[at_least_one<P::NS>];  // of shifted streams, the element before the first step
-  index_t start;
+  T* to[P::NO];                  // where the first step's results go
   unsigned rows;
+  int first;
 };
 
 template <class P>
@@ -33,6 +35,7 @@ struct lane_sweep {
   int column, place;    // this lane's
   bool live = false;    // lanes that stand for nothing follow the last that does, and do not write
   unsigned live_lanes;  // of this warp
+  bool plain_stores;    // all lanes write, nothing is accumulated
   index_t begin = 0, end = 0;  // the recurrence's steps
   const T* in[NI];             // its streams at step 0
   T* out[NO];
@@ -65,6 +68,9 @@ struct lane_sweep {
       end = p.time;
     }
     live_lanes = __ballot_sync(all_lanes, live);
+    plain_stores = live_lanes == all_lanes;
+#pragma unroll
+    for (int k = 0; k < NO; ++k) plain_stores = plain_stores && !p.accumulate[k];
 #pragma unroll
     for (int k = 0; k < NI; ++k)
       in[k] = p.in[k].data + batch * p.in[k].batch + channel * p.in[k].channel;
@@ -87,32 +93,45 @@ struct lane_sweep {
     *carry_out = p.add_carry_out ? *carry_out + value : value;
   }
 
+  /// Where this lane fetches, and where its results go, as it goes through time.
+  struct cursor {
+    const T* from[NI];
+    const T* below[at_least_one<P::NS>];
+    T* to[NO];
+  };
+  __device__ __forceinline__ cursor cursor_at(index_t start) const {
+    cursor c;
+#pragma unroll
+    for (int k = 0; k < NI; ++k) {
+      const T* const own = in[k] + start * p.in[k].time;
+      c.from[k] = tile::first_of(p.in[k], own, lane);
+      if (k >= NI - NS) c.below[k < NI - NS ? 0 : k - (NI - NS)] = own - p.in[k].time;
+    }
+#pragma unroll
+    for (int k = 0; k < NO; ++k) c.to[k] = out[k] + start * p.out[k].time;
+    return c;
+  }
+  __device__ __forceinline__ void move(cursor& c, index_t steps) const {
+#pragma unroll
+    for (int k = 0; k < NI; ++k) {
+      c.from[k] += steps * p.in[k].time;
+      if (k >= NI - NS) c.below[k < NI - NS ? 0 : k - (NI - NS)] += steps * p.in[k].time;
+    }
+#pragma unroll
+    for (int k = 0; k < NO; ++k) c.to[k] += steps * p.out[k].time;
+  }
   /// Starts fetching whole places: `tiles` has a tile of every stream.
-  __device__ __forceinline__ void fetch(T* tiles, index_t start) const {
+  __device__ __forceinline__ void fetch(T* tiles, const cursor& c) const {
 #pragma unroll
     for (int k = 0; k < NI; ++k)
-      tile::fetch(tiles + k * tile::size, p.in[k], in[k] + start * p.in[k].time, live_lanes, lane);
-  }
-  /// A place that was fetched, but for `below`.
-  __device__ __forceinline__ place_steps<P> fetched(const T* tiles, index_t start) const {
-    place_steps<P> s;
-    s.start = start;
-    s.rows = all_rows;
-#pragma unroll
-    for (int k = 0; k < NI; ++k) tile::read(s.x[k], tiles + k * tile::size, p.in[k].how, lane);
-    return s;
-  }
-  /// The element of a shifted stream before a place.
-  __device__ T before(int e, index_t start) const {
-    return start > begin && start <= end ? in[NI - NS + e][(start - 1) * p.in[NI - NS + e].time]
-                                         : T{};
+      tile::fetch(tiles + k * tile::size, p.in[k], c.from[k], live_lanes, lane);
   }
 
   /// Reads what exists of a place straight from memory.
   __device__ __forceinline__ place_steps<P> read(index_t start) const {
     place_steps<P> s;
-    s.start = start;
     s.rows = rows_at(start);
+    s.first = begin >= start && begin - start < R ? static_cast<int>(begin - start) : -1;
 #pragma unroll
     for (int k = 0; k < NI; ++k) {
       const T* q = in[k] + start * p.in[k].time;
@@ -123,16 +142,21 @@ struct lane_sweep {
       }
     }
 #pragma unroll
-    for (int e = 0; e < NS; ++e) s.below[e] = before(e, start);
+    for (int e = 0; e < NS; ++e)
+      s.below[e] = start > begin && start <= end
+                       ? in[NI - NS + e][(start - 1) * p.in[NI - NS + e].time]
+                       : T{};
+#pragma unroll
+    for (int k = 0; k < NO; ++k) s.to[k] = out[k] + start * p.out[k].time;
     return s;
   }
 
-  /// f(inputs, row) for the steps of a place, as time is walked. Whole: all of them exist.
-  template <bool Whole, class F>
-  __device__ __forceinline__ void each(const place_steps<P>& s, const F& f) const {
+  /// f(inputs, row) for steps [from, from + N) of a place, as time is walked. Whole: all of them exist.
+  template <bool Whole, int N, class F>
+  __device__ __forceinline__ void each(const place_steps<P>& s, int from, const F& f) const {
 #pragma unroll
-    for (int j = 0; j < R; ++j) {
-      const int i = backwards ? R - 1 - j : j;
+    for (int j = 0; j < N; ++j) {
+      const int i = from + (backwards ? N - 1 - j : j);
       if (!Whole && !(s.rows >> i & 1)) continue;
       std::array<State, NI> now;
 #pragma unroll
@@ -141,50 +165,61 @@ struct lane_sweep {
           now[k] = widen<State>(s.x[k][i]);
         } else {
           const int e = k < NI - NS ? 0 : k - (NI - NS);
-          const bool first = Whole && i > 0 ? false : s.start + i == begin;
+          const bool first = Whole && i > 0 ? false : s.first == i;
           now[k] = first ? edge[e] : widen<State>(i > 0 ? s.x[k][i > 0 ? i - 1 : 0] : s.below[e]);
         }
       }
-      f(now, i);
+      f(now, i - from);
     }
   }
 
-  /// Takes the steps of a place and writes their results.
+  /// Takes the steps of a place and writes their results, some at a time.
   template <bool Whole>
   __device__ __forceinline__ void advance(const place_steps<P>& s, carry_type& carry) const {
-    State y[NO][R];
-    each<Whole>(s, [&](const std::array<State, NI>& now, int i) {
-      const auto results = p.op.step(carry, now);
+    constexpr int N = R < 8 ? R : 8;
+    T* to[NO];
 #pragma unroll
-      for (int k = 0; k < NO; ++k) y[k][i] = results[k];
-    });
-    const unsigned rows = live ? s.rows : 0;
+    for (int k = 0; k < NO; ++k) to[k] = s.to[k] + (backwards ? R - N : 0) * p.out[k].time;
 #pragma unroll
-    for (int k = 0; k < NO; ++k) {
-      if (!p.out[k].data) continue;
-      const stream<T>& to = p.out[k];
-      T* q = out[k] + s.start * to.time;
-      if (!Whole || live_lanes != all_lanes || p.accumulate[k]) {
+    for (int c = 0; c < R; c += N) {
+      const int from = backwards ? R - N - c : c;
+      State y[NO][N];
+      each<Whole, N>(s, from, [&](const std::array<State, NI>& now, int i) {
+        const auto results = p.op.step(carry, now);
 #pragma unroll
-        for (int i = 0; i < R; ++i, q += to.time)
-          if (rows >> i & 1) *q = narrow<T>(p.accumulate[k] ? widen<State>(*q) + y[k][i] : y[k][i]);
-      } else if (to.how == access::times) {
-        constexpr int v = vector_size<T>;
+        for (int k = 0; k < NO; ++k) y[k][i] = results[k];
+      });
+      const unsigned rows = live ? s.rows >> from : 0;
 #pragma unroll
-        for (int i = 0; i < R; i += v) {
-          vector<T> x;
-#pragma unroll
-          for (int j = 0; j < v; ++j) x.element[j] = narrow<T>(y[k][i + j]);
-          *reinterpret_cast<vector<T>*>(q + i) = x;
-        }
-      } else {
-#pragma unroll
-        for (int i = 0; i < R; ++i, q += to.time) *q = narrow<T>(y[k][i]);
+      for (int k = 0; k < NO; ++k) {
+        if (p.out[k].data) write<Whole, N>(y[k], k, to[k], rows);
+        to[k] += (backwards ? -N : N) * p.out[k].time;
       }
     }
   }
 
  private:
+  template <bool Whole, int N>
+  __device__ __forceinline__ void write(const State (&y)[N], int k, T* q, unsigned rows) const {
+    const stream<T>& to = p.out[k];
+    if (!Whole || !plain_stores) {
+#pragma unroll
+      for (int i = 0; i < N; ++i, q += to.time)
+        if (rows >> i & 1) *q = narrow<T>(p.accumulate[k] ? widen<State>(*q) + y[i] : y[i]);
+    } else if (to.how == access::times) {
+      constexpr int v = vector_size<T>;
+#pragma unroll
+      for (int i = 0; i < N; i += v) {
+        vector<T> x;
+#pragma unroll
+        for (int j = 0; j < v; ++j) x.element[j] = narrow<T>(y[i + j]);
+        *reinterpret_cast<vector<T>*>(q + i) = x;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i, q += to.time) *q = narrow<T>(y[i]);
+    }
+  }
   __device__ __forceinline__ unsigned rows_at(index_t start) const {
     unsigned rows = all_rows;
     const index_t after = end - start, before = begin - start;

@@ -34,20 +34,27 @@ namespace detail {
 inline constexpr int most_warps = 8;
 inline constexpr int upload_size = 400;  // offsets per launch, a kernel's 4 KiB of parameters
 
-/// Consecutive steps of a lane: 32 bytes, a sector of memory, as far as registers allow.
+/// Consecutive steps of a lane, as many as registers allow.
 template <class T, std::size_t Inputs>
-inline constexpr int steps = sizeof(T) == 8                  ? 4
-                             : sizeof(T) == 2 && Inputs == 1 ? 16
-                                                             : 8;
+inline constexpr int steps = (Inputs < 3 ? 16 : 8) / (sizeof(T) == 8 ? 2 : 1);
 
 /// Tiles of every stream that are on their way while one is worked on, with that one; and places in
 /// time that a lane of a piece has. (Shared memory for three blocks on a multiprocessor.)
+#ifndef MMREC_STAGES
+#define MMREC_STAGES 3
+#endif
+#ifndef MMREC_HELD1
+#define MMREC_HELD1 4
+#define MMREC_HELD2 2
+#define MMREC_HELD3 2
+#define MMREC_SPLIT_BLOCKS 3
+#endif
 template <std::size_t Inputs>
-inline constexpr int stages = Inputs == 1 ? 4 : 3;
+inline constexpr int stages = MMREC_STAGES;
 template <std::size_t Inputs>
-inline constexpr int held = Inputs == 1   ? 8
-                            : Inputs == 2 ? 4
-                                          : 2;
+inline constexpr int held = Inputs == 1   ? MMREC_HELD1
+                            : Inputs == 2 ? MMREC_HELD2
+                                          : MMREC_HELD3;
 
 /// How a stream's steps are fetched and stored. The vector accesses take 16 bytes; they need data,
 /// and strides of all other axes, that are multiples of that.

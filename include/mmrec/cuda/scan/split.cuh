@@ -114,19 +114,26 @@ struct piece_sweep : piece_block<P> {
 
   __device__ void run() {
     const stretch now{group, number, p.pieces};
-    const bool whole = base::whole(now);
+    const bool whole = this->whole_from(now) > 0;
     // Read before this piece's summary is there: the last piece may write to the same place.
     carry_type carry = this->first_carry();
+    const index_t start = this->start_of(now);
+    const auto here = this->cursor_at(start);
     typename base::outside outside = {};
     if (whole) {
+      const index_t step = this->ahead(base::deep);
+      auto c = here;
 #pragma unroll 1
-      for (int s = 0; s < base::held_places; ++s)
-        this->fetch(this->slot(s), this->start_of(now, s));
+      for (int s = 0; s < base::held_places; ++s) {
+        this->fetch(this->slot(s), c);
+        this->move(c, step);
+      }
       __pipeline_commit();
-      outside = this->look_outside(now);
+      outside = this->look_outside(
+          here, start + (base::backwards ? (base::held_places - 1) * step : index_t{0}));
       __pipeline_wait_prior(0);
       __syncwarp();
-      this->summarize(now, 0, outside);
+      this->summarize(here, 0, outside);
     } else {
       summarize_carefully<base>(p, now);
     }
@@ -137,11 +144,11 @@ struct piece_sweep : piece_block<P> {
 
     const bool in_turn = this->slowly(), tell = p.board && me == 0;
     if (tell && !in_turn) all.write(on_board::state_behind, number, group, carry, lane);
-    carry_type here = this->entries[me * warp + column];
+    carry_type state = this->entries[me * warp + column];
     if (whole && !in_turn)
-      this->finish(now, 0, outside, here);
+      this->finish(here, 0, outside, state);
     else
-      finish_carefully<base>(p, now, in_turn, here);
+      finish_carefully<base>(p, now, in_turn, state);
     if (in_turn && me == 0) this->correct(carry);
     if (tell && in_turn) all.write(on_board::state_behind, number, group, carry, lane);
     if (live && me == 0 && place == 0 && number == p.pieces - 1) this->last_carry(carry);
@@ -235,7 +242,7 @@ struct piece_sweep : piece_block<P> {
 };
 
 template <class P>
-__global__ void __launch_bounds__(most_warps* warp, P::NI == 3 ? 2 : 3)
+__global__ void __launch_bounds__(most_warps* warp, P::NI == 3 ? 2 : MMREC_SPLIT_BLOCKS)
     split_kernel(const __grid_constant__ P p) {
   const index_t groups = (p.sequences * p.channels + p.across - 1) / p.across;
   piece_sweep<P>(p, groups).run();

@@ -38,36 +38,42 @@ __device__ __forceinline__ S from_lane(const S& v, int lane) {
 
 template <class T, int R>
 struct tile_of {
-  static constexpr int v = vector_size<T>, size = warp * R;
-  static_assert(R == v || R == 2 * v);
+  static constexpr int v = vector_size<T>, vectors = R / v, size = warp * R;
+  static_assert(R == v || R == 2 * v || R == 4 * v);
 
-  /// Where a step of a lane is. In time order a lane's steps lie together, and every other four lanes
-  /// have their two vectors swapped, so that eight lanes read from different banks.
+  /// Where a step of a lane is. In time order a lane's steps lie together, with their vectors in an
+  /// order in which the same vector of eight lanes is in different banks.
   static __device__ __forceinline__ int at(access how, int lane, int step) {
     if (how != access::times) return step * warp + lane;
-    const int swap = R == 2 * v ? lane >> 2 & 1 : 0;
-    return lane * R + ((step / v) ^ swap) * v + step % v;
+    return lane * R + ((step / v) ^ (lane * vectors / 8 % vectors)) * v + step % v;
   }
 
-  /// Starts fetching. `from` is this lane's first step; bit i of `lanes` says that lane i exists.
+  /// What this lane fetches first, from this lane's first step.
+  static __device__ __forceinline__ const T* first_of(const stream<const T>& s, const T* from,
+                                                      int lane) {
+    if (s.how != access::channels) return from;
+    constexpr int across = warp / v;  // vectors of a step
+    return from_lane(from, lane % across * v) + lane / across * s.time;
+  }
+  /// Starts fetching, from `first_of`; bit i of `lanes` says that lane i exists.
   static __device__ __forceinline__ void fetch(T* tile, const stream<const T>& s, const T* from,
                                                unsigned lanes, int lane) {
     if (s.how == access::channels) {
-      constexpr int across = warp / v;  // vectors of a step
+      constexpr int across = warp / v;
       const int leader = lane % across * v;
-      const T* const q = from_lane(from, leader);
+      T* const to = tile + lane / across * warp + leader;
       if (lanes >> leader & 1) {
 #pragma unroll
-        for (int i = 0; i < R; i += v) {
-          const int step = i + lane / across;
-          __pipeline_memcpy_async(tile + step * warp + leader, q + step * s.time, 16);
-        }
+        for (int i = 0; i < R; i += v)
+          __pipeline_memcpy_async(to + i * warp, from + i * s.time, 16);
       }
     } else if (s.how == access::times) {
+      // Neighbouring lanes fetch the steps of one of them, then of the next.
+      const int step = lane % vectors * v;
 #pragma unroll
-      for (int i = 0; i < R / v; ++i) {
-        const int owner = (i * warp + lane) / (R / v), step = lane % (R / v) * v;
-        const T* const q = from_lane(from, owner) + step;
+      for (int i = 0; i < vectors; ++i) {
+        const int owner = lane / vectors * vectors + i;
+        const T* const q = vectors == 1 ? from : from_lane(from, owner) + step;
         if (lanes >> owner & 1)
           __pipeline_memcpy_async(tile + at(access::times, owner, step), q, 16);
       }

@@ -13,50 +13,54 @@ namespace mmrec::cuda::detail {
 template <class P>
 using walking_block = block_sweep<P, 1, stages<P::NI>>;
 
-/// Walks stretches all of whose steps exist; ends before one that does not have them, or where steps
-/// must be taken one by one (true). `carry` is the first warp's.
+/// Walks `left` stretches all of whose steps exist; ends before one where they must be taken one by
+/// one. `carry` is the first warp's.
 template <class P>
-__device__ __forceinline__ bool walk_whole(const P& p, stretch& now,
+__device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& now,
                                            typename lane_sweep<P>::carry_type& carry) {
   const walking_block<P> b(p, now.group);
   constexpr int depth = stages<P::NI>;
   const bool alone = b.alone();
-  const auto ahead = [&](int n) { return stretch{now.group, now.number + n, now.count}; };
-  const auto exists = [&](const stretch& of) { return of.number < of.count && b.whole(of); };
-  const auto fetch = [&](int slot, const stretch& of) {
-    if (exists(of)) b.fetch(b.slot(slot), b.start_of(of, 0));
+  const index_t step = b.ahead(b.warps * b.deep);
+  index_t start = b.start_of(now), fetching = left;
+  auto here = b.cursor_at(start), there = here;
+  const auto fetch = [&](int slot) {
+    if (fetching > 0) b.fetch(b.slot(slot), there);
     __pipeline_commit();
+    --fetching;
+    b.move(there, step);
   };
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < depth - 1; ++i) fetch(i, ahead(i));
-  auto outside = b.look_outside(now);
-  for (int slot = 0;; slot = slot + 1 < depth ? slot + 1 : 0) {
+  for (int i = 0; i < depth - 1; ++i) fetch(i);
+  auto outside = b.look_outside(here, start);
+  for (int slot = 0; left > 0; slot = slot + 1 < depth ? slot + 1 : 0) {
     __pipeline_wait_prior(depth - 2);
     __syncwarp();  // all copies are there, and all lanes are done with the oldest slot
-    fetch(slot > 0 ? slot - 1 : depth - 1, ahead(depth - 1));
-    const stretch next = ahead(1);
-    const bool more = exists(next);
-    const auto here_outside = outside;
-    if (more) outside = b.look_outside(next);
+    fetch(slot > 0 ? slot - 1 : depth - 1);
+    auto next = here;
+    b.move(next, step);
+    start += step;
+    const auto outside_here = outside;
+    if (left > 1) outside = b.look_outside(next, start);
     if (alone) {
-      b.finish(now, slot, here_outside, carry);
+      b.finish(here, slot, outside_here, carry);
     } else {
-      b.summarize(now, slot, here_outside);
+      b.summarize(here, slot, outside_here);
       __syncthreads();
       auto behind = carry;
       if (b.me == 0) b.share(behind);
       __syncthreads();
       if (b.slowly()) break;
       carry = behind;
-      auto here = b.entries[b.me * warp + b.column];
-      b.finish(now, slot, here_outside, here);
+      auto state = b.entries[b.me * warp + b.column];
+      b.finish(here, slot, outside_here, state);
     }
-    now.number = next.number;
-    if (!more) return false;
+    here = next;
+    --left;
+    ++now.number;
   }
   __pipeline_wait_prior(0);
-  return true;
 }
 
 template <class P>
@@ -86,13 +90,13 @@ __global__ void __launch_bounds__(most_warps* warp, P::NI == 3 ? 2 : 3)
     now.count = (steps + b.stretch_steps() - 1) / b.stretch_steps();
     carry = b.first_carry();
   }
-  for (bool careful = false; now.number < now.count;) {
-    if (!careful && walking_block<P>(p, now.group).whole(now)) {
-      careful = walk_whole(p, now, carry);
-    } else {
+  while (now.number < now.count) {
+    const index_t whole = walking_block<P>(p, now.group).whole_from(now);
+    const index_t before = now.number;
+    if (whole > 0) walk_whole(p, whole, now, carry);
+    if (now.number - before < whole || whole == 0) {
       carry = walk_carefully(p, now, carry);
       ++now.number;
-      careful = false;
     }
   }
   const lane_sweep<P> lane(p, now.group);
