@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// Elements on the device: their conversions, and rows of them, which move in packs of 16 bytes.
+//
+// A pack that is not whole (the end of a row) or not aligned (an odd pitch, a slice) is moved
+// element by element, by the same thread: results do not depend on the layout.
+#pragma once
+
+#include <mmrec/cuda/runtime.cuh>
+#include <mmrec/dtype.hpp>
+#include <mmrec/view.hpp>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+namespace mmrec {
+
+namespace cuda {
+/// What kernels see of a 16-bit element: its bits. All types of one format share their kernels.
+template <format Format>
+struct stored16 {
+  std::uint16_t bits;
+};
+}  // namespace cuda
+
+template <format Format>
+inline constexpr format storage_format<cuda::stored16<Format>> = Format;
+
+namespace cuda {
+
+template <element T>
+using stored = std::conditional_t<sizeof(T) == 2, stored16<storage_format<T>>, T>;
+
+/// The conversions of dtype.hpp, by the device's instructions.
+template <class Acc, class T>
+__device__ __forceinline__ Acc widen(const T& v) {
+  if constexpr (storage_format<T> == format::binary16)
+    return static_cast<Acc>(__half2float(__ushort_as_half(std::bit_cast<std::uint16_t>(v))));
+  else
+    return load_element<Acc>(&v);
+}
+template <class T, class Acc>
+__device__ __forceinline__ T narrow(const Acc& v) {
+  if constexpr (storage_format<T> == format::binary16)
+    return std::bit_cast<T>(__half_as_ushort(__float2half_rn(static_cast<float>(v))));
+  else if constexpr (storage_format<T> == format::bfloat16)
+    return std::bit_cast<T>(__bfloat16_as_ushort(__float2bfloat16_rn(static_cast<float>(v))));
+  else
+    return static_cast<T>(v);
+}
+
+template <class T>
+inline constexpr int pack_size = 16 / static_cast<int>(sizeof(T));
+
+template <class T>
+struct alignas(16) pack {
+  T element[pack_size<T>];
+};
+
+/// A matrix of rows with unit stride; `aligned` if all of its packs are.
+template <class T>
+struct row_matrix {
+  T* data = nullptr;
+  index_t pitch = 0;
+  bool aligned = false;
+  __device__ T* row(index_t i) const { return data + i * pitch; }
+  __device__ explicit operator bool() const { return data != nullptr; }
+};
+
+/// The matrix of a view, `const` if the view's elements are.
+template <class E>
+auto rows_of(const view<E, 2>& v) {
+  using T = stored<std::remove_const_t<E>>;
+  using S = std::conditional_t<std::is_const_v<E>, const T, T>;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(v.data_handle()) % 16 == 0 &&
+                       (v.extent(0) <= 1 || v.stride(0) % pack_size<T> == 0);
+  return row_matrix<S>{reinterpret_cast<S*>(v.data_handle()), v.stride(0), aligned};
+}
+/// A vector as a matrix of one row.
+template <class E>
+auto rows_of(const view<E, 1>& v) {
+  return rows_of(view<E, 2>{v.data_handle(), {1, v.extent(0)}, {0, 1}});
+}
+
+/// Elements [0, live) at p; the others are `absent`. A whole pack is one access, as a type of its
+/// own, which the compiler does not take apart.
+template <class T>
+__device__ __forceinline__ pack<std::remove_const_t<T>> load_pack(
+    T* p, index_t live, bool aligned, const std::remove_const_t<T>& absent = {}) {
+  using element = std::remove_const_t<T>;
+  if (aligned && live >= pack_size<T>) return std::bit_cast<pack<element>>(*reinterpret_cast<const uint4*>(p));
+  pack<element> x;
+#pragma unroll
+  for (int e = 0; e < pack_size<T>; ++e) x.element[e] = e < live ? p[e] : absent;
+  return x;
+}
+template <class T>
+__device__ __forceinline__ void store_pack(T* p, const pack<T>& x, index_t live, bool aligned) {
+  if (aligned && live >= pack_size<T>) {
+    *reinterpret_cast<uint4*>(p) = std::bit_cast<uint4>(x);
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < pack_size<T>; ++e)
+    if (e < live) p[e] = x.element[e];
+}
+
+}  // namespace cuda
+}  // namespace mmrec
