@@ -92,7 +92,8 @@ template <class T>
 __device__ __forceinline__ pack<std::remove_const_t<T>> load_pack(
     T* p, index_t live, bool aligned, const std::remove_const_t<T>& absent = {}) {
   using element = std::remove_const_t<T>;
-  if (aligned && live >= pack_size<T>) return std::bit_cast<pack<element>>(*reinterpret_cast<const uint4*>(p));
+  if (aligned && live >= pack_size<T>)
+    return std::bit_cast<pack<element>>(*reinterpret_cast<const uint4*>(p));
   pack<element> x;
 #pragma unroll
   for (int e = 0; e < pack_size<T>; ++e) x.element[e] = e < live ? p[e] : absent;
