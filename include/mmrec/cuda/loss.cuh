@@ -10,6 +10,7 @@
 // keep are read again for it.
 #pragma once
 
+#include <mmrec/cuda/ids.cuh>
 #include <mmrec/cuda/reduce.cuh>
 #include <mmrec/loss.hpp>
 
@@ -20,23 +21,6 @@ inline constexpr int loss_kept = 4;  // packs
 inline constexpr int sum_block = 256;
 inline constexpr index_t sum_each = 16;  // elements to a thread
 inline constexpr index_t sum_tile = sum_block * sum_each;
-
-/// Integers of one axis and any stride.
-template <class Id>
-struct id_list {
-  const Id* data;
-  index_t stride;
-  __device__ Id operator()(index_t i) const { return data[i * stride]; }
-};
-template <class Id>
-id_list<Id> ids_of(const view<const Id, 1>& v) {
-  return {v.data_handle(), v.stride(0)};
-}
-/// Does `id` name one of `count` things?
-template <class Id>
-__device__ bool in_range(Id id, index_t count) {
-  return std::cmp_greater_equal(id, 0) && std::cmp_less(id, count);
-}
 
 /// Adds the number of targets that are not `ignore` to *count; integers, in any order.
 template <class Id>
@@ -179,7 +163,7 @@ void cross_entropy_rows(const backend::cuda& backend, const view<const T, 2>& lo
   cuda::check(function, "cudaMemsetAsync",
               cudaMemsetAsync(count, 0, sizeof *count, cuda::stream_of(backend)));
   if (rows > 0) {
-    const auto ids = k::ids_of(targets);
+    const auto ids = cuda::ids_of(targets);
     const auto shape = cuda::team_shape::of<S, k::loss_kept>(classes);
     cuda::launch(backend, function, {tiles, k::sum_block, 0}, k::count_targets_kernel<Id>, ids,
                  rows, options.ignore, count);
