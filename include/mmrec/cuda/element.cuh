@@ -35,6 +35,14 @@ namespace cuda {
 template <element T>
 using stored = std::conditional_t<sizeof(T) == 2, stored16<storage_format<T>>, T>;
 
+/// A view as kernels take it.
+template <class E, std::size_t Rank>
+auto stored_view(const view<E, Rank>& v) {
+  using T = stored<std::remove_const_t<E>>;
+  using S = std::conditional_t<std::is_const_v<E>, const T, T>;
+  return view<S, Rank>{reinterpret_cast<S*>(v.data_handle()), v.extents(), v.strides()};
+}
+
 /// The conversions of dtype.hpp, by the device's instructions.
 template <class Acc, class T>
 __device__ __forceinline__ Acc widen(const T& v) {
@@ -71,14 +79,13 @@ struct row_matrix {
   __device__ explicit operator bool() const { return data != nullptr; }
 };
 
-/// The matrix of a view, `const` if the view's elements are.
 template <class E>
 auto rows_of(const view<E, 2>& v) {
-  using T = stored<std::remove_const_t<E>>;
-  using S = std::conditional_t<std::is_const_v<E>, const T, T>;
-  const bool aligned = reinterpret_cast<std::uintptr_t>(v.data_handle()) % 16 == 0 &&
-                       (v.extent(0) <= 1 || v.stride(0) % pack_size<T> == 0);
-  return row_matrix<S>{reinterpret_cast<S*>(v.data_handle()), v.stride(0), aligned};
+  const auto s = stored_view(v);
+  using T = typename decltype(s)::element_type;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(s.data_handle()) % 16 == 0 &&
+                       (s.extent(0) <= 1 || s.stride(0) % pack_size<T> == 0);
+  return row_matrix<T>{s.data_handle(), s.stride(0), aligned};
 }
 /// A vector as a matrix of one row.
 template <class E>

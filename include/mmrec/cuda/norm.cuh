@@ -173,8 +173,8 @@ void rms_norm_backward_rows(const backend::cuda& backend, const view<const T, 2>
                                                    cuda::rows_of(gradients.dx), sums},
                  rows, n, shape, gradients.options);
   if (gradients.dw)
-    cuda::sum_rows(backend, function, sums, blocks, n,
-                   reinterpret_cast<S*>(gradients.dw.data_handle()), gradients.accumulate_dw);
+    cuda::sum_rows(backend, function, sums, blocks,
+                   view<T, 3>{gradients.dw.data_handle(), {1, 1, n}}, gradients.accumulate_dw);
 }
 
 }  // namespace mmrec

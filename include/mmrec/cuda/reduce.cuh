@@ -107,33 +107,41 @@ __device__ __forceinline__ void all_reduce(const team& t, Acc (&values)[Count], 
   in_warp(warps);
 }
 
-inline constexpr int sum_columns = 32, sum_groups = 32;  // of a block of sum_rows_kernel
+inline constexpr int sum_columns = 32, max_sum_groups = 32;  // of a block of sum_rows_kernel
 
-/// to[j] (+)= the sum over `rows` of from[row * n + j], in a fixed order.
+/// to(j) (+)= the sum over `rows` of from[row * n + j], in a fixed order; j counts the n elements of
+/// `to`. A block has `groups` threads to each of its columns.
 template <class Acc, class T>
-__global__ void __launch_bounds__(sum_columns* sum_groups)
-    sum_rows_kernel(const Acc* from, index_t rows, index_t n, T* to, bool accumulate) {
-  __shared__ Acc part[sum_groups][sum_columns];
+__global__ void __launch_bounds__(sum_columns* max_sum_groups)
+    sum_rows_kernel(const Acc* from, index_t rows, view<T, 3> to, int groups, bool accumulate) {
+  __shared__ Acc part[max_sum_groups][sum_columns];
   const int column = static_cast<int>(threadIdx.x) % sum_columns,
             group = static_cast<int>(threadIdx.x) / sum_columns;
-  const index_t j = static_cast<index_t>(blockIdx.x) * sum_columns + column;
+  const index_t n = to.size(), j = static_cast<index_t>(blockIdx.x) * sum_columns + column;
   Acc total(0);
   if (j < n) {
 #pragma unroll 4
-    for (index_t i = group; i < rows; i += sum_groups) total += from[i * n + j];
+    for (index_t i = group; i < rows; i += groups) total += from[i * n + j];
   }
   part[group][column] = total;
   __syncthreads();
   if (group > 0 || j >= n) return;
-  for (int g = 1; g < sum_groups; ++g) total += part[g][column];
-  to[j] = narrow<T>(accumulate ? widen<Acc>(to[j]) + total : total);
+  for (int g = 1; g < groups; ++g) total += part[g][column];
+  const index_t inner = to.extent(2), middle = j / inner;
+  T& result = to(middle / to.extent(1), middle % to.extent(1), j % inner);
+  result = narrow<T>(accumulate ? widen<Acc>(result) + total : total);
 }
 
-template <class Acc, class T>
+template <class Acc, class E>
 void sum_rows(const backend::cuda& b, const char* function, const Acc* from, index_t rows,
-              index_t n, T* to, bool accumulate) {
-  launch(b, function, {(n + sum_columns - 1) / sum_columns, sum_columns * sum_groups, 0},
-         sum_rows_kernel<Acc, T>, from, rows, n, to, accumulate);
+              const view<E, 3>& to, bool accumulate) {
+  if (to.empty()) return;
+  int groups = 1;  // of a few rows each
+  while (groups < max_sum_groups && groups * 4 < rows) groups *= 2;
+  launch(
+      b, function,
+      {(to.size() + sum_columns - 1) / sum_columns, static_cast<unsigned>(sum_columns * groups), 0},
+      sum_rows_kernel<Acc, stored<E>>, from, rows, stored_view(to), groups, accumulate);
 }
 
 }  // namespace mmrec::cuda
