@@ -10,7 +10,8 @@ generator=()
 if ! command -v ninja >/dev/null; then generator=(-G "Unix Makefiles"); fi
 cmake --preset cuda "${generator[@]}" -DCMAKE_PREFIX_PATH="$PWD/.carry" \
   -DMMREC_BUILD_BENCHMARKS=ON -DMMREC_BUILD_TESTS=OFF
-cmake --build --preset cuda --parallel "$(nproc)" --target scan_gpu_float scan_gpu_bfloat16
+cmake --build --preset cuda --parallel "$(nproc)" --target scan_gpu_float scan_gpu_bfloat16 \
+  modules_gpu_float modules_gpu_bfloat16
 nvidia-smi --query-gpu=name,driver_version,clocks.max.mem,clocks.max.sm --format=csv,noheader
 build-cuda/bench/scan_gpu_float | tee "$out/scan_gpu.jsonl"
 build-cuda/bench/scan_gpu_bfloat16 | tee -a "$out/scan_gpu.jsonl"
@@ -20,3 +21,5 @@ else
   echo "PyTorch with CUDA is not installed: no peers in the table."
 fi
 python3 bench/scan_gpu_table.py "$out/scan_gpu.jsonl" | tee "$out/scan_gpu.md"
+for element in float bfloat16; do "build-cuda/bench/modules_gpu_$element"; done |
+  tee "$out/modules_gpu.jsonl"

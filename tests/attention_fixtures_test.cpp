@@ -34,7 +34,7 @@ struct pooled {
         top(dense<T>::unwritten(
             {bank.cube().extent(0), mmrec::hds_slots(bank.cube().extent(1))[2], bank.width()})),
         batch(batch_size) {
-    mmrec::hds_top(backend, view<const T, 3>(bank.cube()), top.cube());
+    mmrec::hds_top(around(backend), view<const T, 3>(bank.cube()), top.cube());
   }
   view<const T, 3> operator()() const {
     const view<const T, 3> own = top.cube();
@@ -45,7 +45,7 @@ struct pooled {
   template <class Backend>
   std::vector<T> gradient(const Backend& backend, const dense<T>& dtop) const {
     auto dbank = dense<T>::zeros({batch, bank.cube().extent(1), bank.width()});
-    mmrec::hds_top_backward(backend, view<const T, 3>(dtop.cube()), dbank.cube());
+    mmrec::hds_top_backward(around(backend), view<const T, 3>(dtop.cube()), dbank.cube());
     return bank_gradient(view<const T, 3>(dbank.cube()),
                          static_cast<index_t>(bank.values().size()));
   }
@@ -54,7 +54,7 @@ struct pooled {
 }  // namespace
 
 TEMPLATE_TEST_CASE("attention: fixtures", "[fixtures][gradients]", reference_float,
-                   reference_double, simd_float, simd_double) {
+                   reference_double, tested_float, tested_double) {
   using T = typename TestType::element_type;
   const auto backend = TestType::backend();
   for (const fixture_file& file : fixture_files("attention")) {
@@ -76,16 +76,16 @@ TEMPLATE_TEST_CASE("attention: fixtures", "[fixtures][gradients]", reference_flo
       auto probabilities = dense<T>::unwritten({extents[0], heads, extents[1], slots});
       const view<T, 4> saved(probabilities.vector().data_handle(),
                              {extents[0], heads, extents[1], slots});
-      mmrec::linear(backend, query.rows(), p("W_q.weight").rows(), q.rows(),
+      mmrec::linear(around(backend), query.rows(), p("W_q.weight").rows(), q.rows(),
                     {.bias = p("W_q.bias").vector()});
       if (with_q) {
         mmrec::transform(
-            backend,
+            around(backend),
             []<class V>(const V& a, const V& b) { return a + mmrec::math::constant<V>(0.5) * b; },
             q.rows(), q.rows(), q_input.rows());
       }
       mmrec::attention(backend, q.cube(), k(), v(), heads, read.cube(), {.probabilities = saved});
-      mmrec::linear(backend, read.rows(), p("W_o.weight").rows(), y.rows(),
+      mmrec::linear(around(backend), read.rows(), p("W_o.weight").rows(), y.rows(),
                     {.bias = p("W_o.bias").vector()});
       check.compare(call + "y", y.values());
       if (!has_gradients(data, call)) continue;
@@ -93,13 +93,13 @@ TEMPLATE_TEST_CASE("attention: fixtures", "[fixtures][gradients]", reference_flo
       const dense<T> dy(data.array("R/y"));
       auto dread = dense<T>::unwritten(query.shape()), dq = dread, dquery = dread;
       auto dk = dense<T>::unwritten({extents[0], slots, query.width()}), dv = dk;
-      mmrec::linear_backward(backend, dy.rows(), read.rows(), p("W_o.weight").rows(),
+      mmrec::linear_backward(around(backend), dy.rows(), read.rows(), p("W_o.weight").rows(),
                              {.dx = dread.rows(),
                               .dw = p.gradient("W_o.weight").rows(),
                               .dbias = p.gradient("W_o.bias").vector()});
       mmrec::attention_backward(backend, dread.cube(), q.cube(), k(), v(), saved, heads,
                                 {.dq = dq.cube(), .dk = dk.cube(), .dv = dv.cube()});
-      mmrec::linear_backward(backend, dq.rows(), query.rows(), p("W_q.weight").rows(),
+      mmrec::linear_backward(around(backend), dq.rows(), query.rows(), p("W_q.weight").rows(),
                              {.dx = dquery.rows(),
                               .dw = p.gradient("W_q.weight").rows(),
                               .dbias = p.gradient("W_q.bias").vector()});

@@ -14,6 +14,7 @@
 
 #include "support/catch.hpp"
 #include "support/numeric.hpp"
+#include "support/on_both_backends.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
@@ -136,25 +137,11 @@ template <class T, class S>
 void check_both_backends(const attention_problem<T, S>& a) {
   CAPTURE(a.s.batch, a.s.time, a.s.slots, a.s.heads, a.s.width, a.s.shared);
   const auto exact = solve(a);
-  const auto check = [&](const auto& backend) {
+  on_each_backend([&](const auto& backend) {
     const auto out = run(backend, a);
     CHECK(excess(out.o, exact.o, exact.o_error) <= 1);
     CHECK(excess(out.p, exact.p, exact.p_error) <= 1);
-  };
-  {
-    INFO("reference");
-    check(backend::reference{});
-  }
-  {
-    INFO("simd");
-    check(backend::simd{});
-  }
-}
-
-template <class F>
-void on_both_backends(const F& f) {
-  f(backend::reference{});
-  f(backend::simd{});
+  });
 }
 
 struct attention_gradient {
@@ -204,7 +191,7 @@ TEMPLATE_TEST_CASE("attention: scores of any size", "[components]", float, doubl
   attention_problem<TestType, TestType> a({1, 3, 4, 1, 6}, 8);
   for (auto* bank : {&a.k, &a.v})
     for (std::size_t i = 6; i < bank->size(); ++i) (*bank)[i] = (*bank)[i % 6];
-  on_both_backends([&](const auto& backend) {
+  on_each_backend([&](const auto& backend) {
     const auto out = run(backend, a);
     CHECK(std::all_of(out.p.begin(), out.p.end(), [](TestType p) { return p == TestType(0.25); }));
     for (std::size_t i = 0; i < out.o.size(); ++i)
@@ -217,7 +204,7 @@ TEST_CASE("attention: nothing to do", "[components]") {
   for (const shape_of& shape : {shape_of{0, 3, 4, 2, 6}, shape_of{2, 0, 4, 2, 6}}) {
     check_both_backends(attention_problem<float, float>(shape, 1));
     const attention_problem<double, double> a(shape, 2);
-    on_both_backends([&](const auto& backend) {
+    on_each_backend([&](const auto& backend) {
       const auto g = gradient_of(backend, a, {}, false, 77);
       CHECK(std::all_of(g.k.begin(), g.k.end(), [](double x) { return x == 0; }));
       CHECK(std::all_of(g.v.begin(), g.v.end(), [](double x) { return x == 0; }));
@@ -249,7 +236,7 @@ TEST_CASE("attention: gradients against finite differences", "[gradients]") {
       return g;
     };
     const attention_gradient expected{differences(a.q), differences(a.k), differences(a.v)};
-    on_both_backends([&](const auto& backend) {
+    on_each_backend([&](const auto& backend) {
       const auto check = [&](const std::vector<double>& actual, const std::vector<double>& exact,
                              double start) {
         REQUIRE(actual.size() == exact.size());
@@ -273,10 +260,30 @@ TEST_CASE("attention: gradients against finite differences", "[gradients]") {
   }
 }
 
+TEST_CASE("attention: long sequences, wide heads, many slots", "[components][gradients]") {
+  // Several of the GPU's tiles along every axis; slots whose scores do not fit its shared memory.
+  for (const shape_of& shape : {shape_of{2, 331, 70, 2, 140}, shape_of{1, 70, 1500, 2, 4, true},
+                                shape_of{3, 65, 3, 1, 65}, shape_of{40, 5, 4, 40, 40}}) {
+    check_both_backends(attention_problem<float, float>(shape, 70));
+    const attention_problem<double, double> a(shape, 71);
+    check_both_backends(a);
+    const auto weights = random_vector<double>(static_cast<index_t>(a.q.size()), 72);
+    const auto expected = gradient_of(backend::reference{}, a, weights, true, 1);
+    const auto g = gradient_of(tested{}, a, weights, true, 1);
+    // Sums over time, slots and a head's columns, and a difference of terms of one size.
+    const double tolerance = stored_tolerance<double>(
+        static_cast<double>(shape.time + shape.slots + 2 * shape.width / shape.heads), 1, 4);
+    CAPTURE(shape.time, shape.slots, shape.heads, shape.width);
+    CHECK(max_relative_error(g.q, expected.q) < tolerance);
+    CHECK(max_relative_error(g.k, expected.k) < tolerance);
+    CHECK(max_relative_error(g.v, expected.v) < tolerance);
+  }
+}
+
 TEST_CASE("attention: each gradient can be had alone", "[gradients]") {
   const attention_problem<double, double> a({2, 5, 6, 2, 8}, 40);
   const auto weights = random_vector<double>(static_cast<index_t>(a.q.size()), 43);
-  on_both_backends([&](const auto& backend) {
+  on_each_backend([&](const auto& backend) {
     const auto all = gradient_of(backend, a, weights, false, 0);
     const auto out = run(backend, a);
     const auto alone = [&](const attention_gradients<double, double>& g) {
@@ -309,7 +316,7 @@ TEMPLATE_TEST_CASE("attention: gradients in every element type", "[gradients]", 
     return w;
   }();
   const auto expected = gradient_of(backend::reference{}, exact, wide, false, 0);
-  on_both_backends([&](const auto& backend) {
+  on_each_backend([&](const auto& backend) {
     const auto out = run(backend, a);
     std::vector<T> dq(a.q.size());
     std::vector<float> dk(a.k.size()), dv(a.k.size());
@@ -330,9 +337,9 @@ TEMPLATE_TEST_CASE("attention: gradients in every element type", "[gradients]", 
 TEST_CASE("attention: columns of wider arrays, and the same bits for every thread count",
           "[components]") {
   const attention_problem<float, float> a({3, 40, 32, 4, 32}, 60);
-  const auto dense = run(backend::simd{.threads = 1}, a);
+  const auto dense = run(on_threads(1), a);
   for (const unsigned threads : {2u, 3u, 8u}) {
-    const auto out = run(backend::simd{.threads = threads}, a);
+    const auto out = run(on_threads(threads), a);
     CHECK(out.o == dense.o);
     CHECK(out.p == dense.p);
   }
@@ -342,8 +349,7 @@ TEST_CASE("attention: columns of wider arrays, and the same bits for every threa
     for (index_t t = 0; t < 40; ++t)
       for (index_t j = 0; j < 32; ++j)
         all(b, t, 7 + j) = a.q[static_cast<std::size_t>((b * 40 + t) * 32 + j)];
-  attention(backend::simd{}, all.slice(2, 7, 32), a.bank(a.k), a.bank(a.v), 4,
-            all.slice(2, 50, 32));
+  attention(tested{}, all.slice(2, 7, 32), a.bank(a.k), a.bank(a.v), 4, all.slice(2, 50, 32));
   for (index_t b = 0; b < 3; ++b)
     for (index_t t = 0; t < 40; ++t) {
       for (index_t j = 0; j < 32; ++j)

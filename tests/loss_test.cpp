@@ -15,6 +15,7 @@
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
+#include "support/on_both_backends.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
@@ -31,15 +32,19 @@ view<const Id, 1> ids(const std::vector<Id>& v) {
 // Logits with a gap behind every row, which must keep its values.
 template <class T>
 struct table {
-  index_t rows, classes, pitch;
+  index_t rows, classes, pitch, offset;
   std::vector<T> memory;
-  table(index_t rows_, index_t classes_, std::uint64_t seed, double size = 4)
+  table(index_t rows_, index_t classes_, std::uint64_t seed, double size = 4, index_t offset_ = 1,
+        index_t gap = 3)
       : rows(rows_),
         classes(classes_),
-        pitch(classes_ + 3),
-        memory(random_vector<T>(rows_ * pitch + 1, seed, -size, size)) {}
-  mmrec::view<T, 2> view() { return {memory.data() + 1, {rows, classes}, {pitch, 1}}; }
-  mmrec::view<const T, 2> view() const { return {memory.data() + 1, {rows, classes}, {pitch, 1}}; }
+        pitch(classes_ + gap),
+        offset(offset_),
+        memory(random_vector<T>(rows_ * pitch + offset_, seed, -size, size)) {}
+  mmrec::view<T, 2> view() { return {memory.data() + offset, {rows, classes}, {pitch, 1}}; }
+  mmrec::view<const T, 2> view() const {
+    return {memory.data() + offset, {rows, classes}, {pitch, 1}};
+  }
   double at(index_t i, index_t j) const { return static_cast<double>(view()(i, j)); }
   bool same_gaps(const table& before) const {
     for (index_t i = 0; i < rows; ++i)
@@ -128,8 +133,8 @@ void check_both(const table<T>& logits, const std::vector<Id>& targets, double r
                 double scale = 1, std::int64_t ignore = -100) {
   CAPTURE(logits.rows, logits.classes, scale, ignore);
   check_loss(backend::reference{}, logits, targets, range, scale, ignore);
-  check_loss(backend::simd{}, logits, targets, range, scale, ignore);
-  check_loss(backend::simd{.threads = 3}, logits, targets, range, scale, ignore);
+  check_loss(tested{}, logits, targets, range, scale, ignore);
+  check_loss(on_threads(3), logits, targets, range, scale, ignore);
 }
 
 template <class Id>
@@ -178,7 +183,7 @@ TEMPLATE_TEST_CASE("cross_entropy: ignored rows", "[components]", float, double,
   check_both(spoilt, std::vector<std::int64_t>{3, -100, 18, -100, 0}, 8);
   const std::vector<std::int64_t> none(5, -100);
   check_both(logits, none, 8);
-  CHECK(cross_entropy(backend::simd{}, logits.view(), ids(none)) == 0);
+  CHECK(cross_entropy(tested{}, logits.view(), ids(none)) == 0);
 }
 
 TEMPLATE_TEST_CASE("cross_entropy: huge and infinite logits", "[components]", float, double,
@@ -194,7 +199,7 @@ TEMPLATE_TEST_CASE("cross_entropy: huge and infinite logits", "[components]", fl
     impossible.view()(1, j) = -std::numeric_limits<T>::infinity();
   check_both(impossible, std::vector<std::int64_t>{1, 2, 3}, 8);
   const std::vector<std::int64_t> targets{1, 7, 3};
-  CHECK(cross_entropy(backend::simd{}, impossible.view(), ids(targets)) == infinity);
+  CHECK(cross_entropy(tested{}, impossible.view(), ids(targets)) == infinity);
   CHECK(cross_entropy(backend::reference{}, impossible.view(), ids(targets)) == infinity);
 }
 
@@ -214,8 +219,8 @@ TEMPLATE_TEST_CASE("cross_entropy: NaN logits give NaN, in their row only", "[co
     }
   };
   for (const index_t at : {0, 1, 2, 15, 16, 31, 32, 36}) {
-    check(backend::reference{}, at, std::numeric_limits<T>::quiet_NaN());
-    check(backend::simd{}, at, std::numeric_limits<T>::quiet_NaN());
+    on_each_backend(
+        [&](const auto& backend) { check(backend, at, std::numeric_limits<T>::quiet_NaN()); });
   }
 }
 
@@ -233,36 +238,85 @@ TEST_CASE("cross_entropy: finite differences", "[gradients]") {
     };
     CHECK(max_relative_error(d, finite_difference_gradient(f, x)) < 1e-10);
   };
-  check(backend::reference{});
-  check(backend::simd{});
+  on_each_backend(check);
 }
 
-TEMPLATE_TEST_CASE("cross_entropy: the same bits for every thread count, and no second allocation",
-                   "[components]", float, double, Eigen::half, Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("cross_entropy: the same bits for every thread count", "[components]", float,
+                   double, Eigen::half, Eigen::bfloat16) {
   using T = TestType;
   const table<T> logits(301, 67, 31);
   const auto targets = random_targets<std::int64_t>(301, 67, 32);
   table<T> one(301, 67, 33);
-  const double loss = cross_entropy(backend::simd{.threads = 1}, logits.view(), ids(targets),
-                                    {.dlogits = one.view()});
-  arena memory;
+  const double loss =
+      cross_entropy(on_threads(1), logits.view(), ids(targets), {.dlogits = one.view()});
   for (const unsigned threads : {1u, 2u, 3u, 8u}) {
     table<T> many(301, 67, 33);
-    const backend::simd simd{.threads = threads, .memory = &memory};
-    CHECK(cross_entropy(simd, logits.view(), ids(targets), {.dlogits = many.view()}) == loss);
-    const auto capacity = memory.capacity();
-    CHECK(cross_entropy(simd, logits.view(), ids(targets), {.dlogits = many.view()}) == loss);
-    CHECK(memory.capacity() == capacity);
-    CHECK(memory.used() == 0);
+    CHECK(cross_entropy(on_threads(threads), logits.view(), ids(targets),
+                        {.dlogits = many.view()}) == loss);
     for (index_t i = 0; i < 301; ++i)
       for (index_t j = 0; j < 67; ++j) REQUIRE(many.at(i, j) == one.at(i, j));
   }
 }
 
+#if !defined(__CUDACC__)
+TEST_CASE("cross_entropy: a second call obtains no memory", "[components]") {
+  const table<float> logits(301, 67, 31);
+  const auto targets = random_targets<std::int64_t>(301, 67, 32);
+  arena memory;
+  for (const unsigned threads : {1u, 2u, 3u, 8u}) {
+    table<float> d(301, 67, 33);
+    const backend::simd simd{.threads = threads, .memory = &memory};
+    cross_entropy(simd, logits.view(), ids(targets), {.dlogits = d.view()});
+    const auto capacity = memory.capacity();
+    cross_entropy(simd, logits.view(), ids(targets), {.dlogits = d.view()});
+    CHECK(memory.capacity() == capacity);
+    CHECK(memory.used() == 0);
+  }
+}
+#endif
+
+TEMPLATE_TEST_CASE("cross_entropy: many classes, many rows, and the same bits for every layout",
+                   "[components]", float, double, Eigen::half, Eigen::bfloat16) {
+  using T = TestType;
+  // More classes than what a thread of the GPU keeps of a row; rows of several of its sums.
+  for (const auto& [rows, classes] :
+       {std::array<index_t, 2>{2, 9000}, {3, 20001}, {9000, 5}, {40, 256}}) {
+    CAPTURE(rows, classes);
+    const auto targets = random_targets<std::int64_t>(rows, classes, 41);
+    const auto run = [&](index_t offset, index_t gap) {
+      table<T> logits(rows, classes, 42, 4, offset, gap), d = logits;
+      const table<T> values(rows, classes, 42, 4, 0, 0);
+      for (index_t i = 0; i < rows; ++i)
+        for (index_t j = 0; j < classes; ++j) logits.view()(i, j) = values.view()(i, j);
+      check_loss(tested{}, logits, targets, 8);
+      std::vector<double> all{
+          cross_entropy(tested{}, logits.view(), ids(targets), {.dlogits = d.view()})};
+      for (index_t i = 0; i < rows; ++i)
+        for (index_t j = 0; j < classes; ++j) all.push_back(d.at(i, j));
+      return all;
+    };
+    const auto dense = run(0, (8 - classes % 8) % 8);
+    CHECK(run(0, 0) == dense);
+    CHECK(run(1, 3) == dense);
+  }
+}
+
+TEST_CASE("cross_entropy: the loss where the caller wants it", "[components]") {
+  const table<float> logits(7, 30, 51);
+  const auto targets = random_targets<std::int32_t>(7, 30, 52);
+  std::vector<double> loss{-1, -1, -1};
+  on_each_backend([&](const auto& backend) {
+    cross_entropy(backend, logits.view(), ids(targets), view<double, 1>{&loss[1], {1}}, {});
+    CHECK(loss[1] == cross_entropy(backend, logits.view(), ids(targets)));
+    CHECK((loss[0] == -1 && loss[2] == -1));
+  });
+}
+
 TEST_CASE("cross_entropy: no rows", "[components]") {
   const std::vector<std::int64_t> none;
-  CHECK(cross_entropy(backend::simd{}, view<const float, 2>(nullptr, {0, 5}), ids(none)) == 0);
-  CHECK(cross_entropy(backend::reference{}, view<const float, 2>(nullptr, {0, 5}), ids(none)) == 0);
+  on_each_backend([&](const auto& backend) {
+    CHECK(cross_entropy(backend, view<const float, 2>(nullptr, {0, 5}), ids(none)) == 0);
+  });
 }
 
 TEST_CASE("cross_entropy errors", "[errors]") {
@@ -275,14 +329,14 @@ TEST_CASE("cross_entropy errors", "[errors]") {
   const auto refused = [&](const auto& logits, const auto& targets_,
                            const cross_entropy_options<float>& o,
                            std::initializer_list<std::string_view> words) {
-    CHECK(says(message_of<error>([&] { cross_entropy(backend::reference{}, logits, targets_, o); }),
-               words));
-    CHECK(says(message_of<error>([&] { cross_entropy(backend::simd{}, logits, targets_, o); }),
-               words));
-    CHECK(memory == before);
+    on_each_backend([&](const auto& on) {
+      CHECK(says(message_of<error>([&] { cross_entropy(on, logits, targets_, o); }), words));
+      CHECK(memory == before);
+    });
   };
   const auto x = at(0, {3, 5}), d = at(20, {3, 5});
   const auto good = ids(targets);
+#if !defined(__CUDACC__)  // the GPU has an answer to these: tests/cuda/modules_device_test.cu
   for (const std::int64_t bad :
        {std::int64_t{5}, std::int64_t{-1}, std::int64_t{-99}, std::int64_t{1} << 40}) {
     const std::vector<std::int64_t> wrong{0, bad, 2};
@@ -297,6 +351,7 @@ TEST_CASE("cross_entropy errors", "[errors]") {
     const std::vector<std::uint64_t> wrong{0, bad, 2};
     refused(x, ids(wrong), {.dlogits = d}, {": targets:", "[0, 5)", std::to_string(bad), "row 1"});
   }
+#endif
   refused(at(0, {2, 5}), good, {}, {"cross_entropy", ": targets:", "(2)", "(3)"});
   refused(x, good, {.dlogits = at(20, {3, 4})},
           {"cross_entropy", ": dlogits:", "(3, 5)", "(3, 4)"});
@@ -311,4 +366,19 @@ TEST_CASE("cross_entropy errors", "[errors]") {
   refused(x, good, {.dlogits = view<float, 2>(memory.data() + 20, {3, 5}, {0, 1})},
           {"cross_entropy", ": dlogits:", "its own place"});
   refused(at(0, {0, 5}), good, {}, {"cross_entropy", ": targets:", "(0)", "(3)"});
+  std::vector<double> loss(4, -7);
+  const auto refuses_loss = [&](const view<double, 1>& to,
+                                std::initializer_list<std::string_view> words) {
+    on_each_backend([&](const auto& on) {
+      CHECK(
+          says(message_of<error>([&] { cross_entropy(on, x, good, to, {.dlogits = d}); }), words));
+      CHECK(memory == before);
+    });
+  };
+  refuses_loss({loss.data(), {2}}, {"cross_entropy", ": loss:", "(1)", "(2)"});
+  refuses_loss({}, {"cross_entropy", ": loss:", "(1)", "(0)"});
+  refuses_loss({reinterpret_cast<double*>(memory.data() + 2), {1}},
+               {"cross_entropy", ": loss:", "apart from logits"});
+  refuses_loss({reinterpret_cast<double*>(memory.data() + 22), {1}},
+               {"cross_entropy", ": loss:", "apart from dlogits"});
 }

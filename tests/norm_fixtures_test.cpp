@@ -25,7 +25,7 @@ constexpr std::array row_layouts{layout::channel_last, layout::padded, layout::t
 }  // namespace
 
 TEMPLATE_TEST_CASE("rms_norm: fixtures", "[fixtures]", reference_float, reference_double,
-                   simd_float, simd_double) {
+                   tested_float, tested_double) {
   using T = typename TestType::element_type;
   for (const fixture_file& file : fixture_files("rmsnorm")) {
     const npz data(file.path);

@@ -14,6 +14,7 @@
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
+#include "support/on_both_backends.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
@@ -148,8 +149,8 @@ TEMPLATE_TEST_CASE("rms_norm: ragged sizes, both positions of epsilon", "[compon
           const rms_norm_options options{epsilon, position};
           ++seed;
           check_norm<T>(backend::reference{}, count, n, options, seed % 2 == 0, 100 * seed);
-          check_norm<T>(backend::simd{}, count, n, options, seed % 2 == 0, 100 * seed);
-          check_norm<T>(backend::simd{.threads = 3}, count, n, options, seed % 2 == 1, 100 * seed);
+          check_norm<T>(tested{}, count, n, options, seed % 2 == 0, 100 * seed);
+          check_norm<T>(on_threads(3), count, n, options, seed % 2 == 1, 100 * seed);
         }
 }
 
@@ -178,8 +179,7 @@ TEST_CASE("rms_norm_backward: finite differences", "[gradients]") {
   };
   for (const epsilon_position position : {epsilon_position::outside, epsilon_position::inside})
     for (const double epsilon : {1e-6, 0.5}) {
-      check(backend::reference{}, {epsilon, position});
-      check(backend::simd{}, {epsilon, position});
+      on_each_backend([&](const auto& backend) { check(backend, {epsilon, position}); });
     }
 }
 
@@ -212,8 +212,7 @@ TEMPLATE_TEST_CASE("rms_norm: rows of zeros, NaN and infinity stay in their rows
     }
   };
   for (const epsilon_position position : {epsilon_position::outside, epsilon_position::inside}) {
-    check(backend::reference{}, position);
-    check(backend::simd{}, position);
+    on_each_backend([&](const auto& backend) { check(backend, position); });
   }
 }
 
@@ -243,26 +242,72 @@ TEMPLATE_TEST_CASE("rms_norm: in place, and the same bits for every thread count
     return r;
   };
   CHECK(run(backend::reference{}, true) == run(backend::reference{}, false));
-  const auto one = run(backend::simd{.threads = 1}, false);
+  const auto one = run(on_threads(1), false);
   for (const unsigned threads : {1u, 2u, 3u, 8u}) {
     CAPTURE(threads);
-    CHECK(run(backend::simd{.threads = threads}, false) == one);
-    CHECK(run(backend::simd{.threads = threads}, true) == one);
+    CHECK(run(on_threads(threads), false) == one);
+    CHECK(run(on_threads(threads), true) == one);
   }
-  // A gradient alone is the same as with the other, and a second call obtains no memory.
-  arena memory;
-  const backend::simd simd{.threads = 2, .memory = &memory};
+  // A gradient alone is the same as with the other.
   rows<T> dx(count, n, 9);
   std::vector<T> dw(w.size());
+  rms_norm_backward(on_threads(2), dy.view(), x.view(), w, {.dx = dx.view()});
+  rms_norm_backward(on_threads(2), dy.view(), x.view(), w, {.dw = as_view(dw)});
+  CHECK(dw == one.dw);
+  CHECK(dx.view()(1, 2) == one.dx[static_cast<std::size_t>(n + 2)]);
+}
+
+TEMPLATE_TEST_CASE("rms_norm: long rows, and the same bits for every layout", "[components]", float,
+                   double, Eigen::half, Eigen::bfloat16) {
+  using T = TestType;
+  // Longer than what a thread of the GPU keeps of a row, and rows enough for several to a thread.
+  for (const auto& [count, n] : {std::array<index_t, 2>{3, 8200}, {2, 20001}, {1100, 520}}) {
+    for (const auto& backend : {on_threads(0), on_threads(3)})
+      check_norm<T>(backend, count, n, {}, n % 2 == 0, static_cast<std::uint64_t>(n));
+    CAPTURE(count, n);
+    const auto values = random_vector<T>(count * n, 1), upstream = random_vector<T>(count * n, 2),
+               w = random_vector<T>(n, 3);
+    // The first row lies `offset` elements behind an aligned address.
+    const auto run = [&](index_t offset, index_t pitch) {
+      std::vector<T> x(static_cast<std::size_t>(offset + count * pitch)), dy = x, y = x, dx = x;
+      const auto at = [&](std::vector<T>& v) {
+        return view<T, 2>(v.data() + offset, {count, n}, {pitch, 1});
+      };
+      for (index_t i = 0; i < count; ++i)
+        for (index_t j = 0; j < n; ++j) {
+          at(x)(i, j) = values[static_cast<std::size_t>(i * n + j)];
+          at(dy)(i, j) = upstream[static_cast<std::size_t>(i * n + j)];
+        }
+      std::vector<T> dw(w.size()), all;
+      rms_norm(tested{}, at(x), w, at(y));
+      rms_norm_backward(tested{}, at(dy), at(x), w, {.dx = at(dx), .dw = as_view(dw)});
+      for (index_t i = 0; i < count; ++i)
+        for (index_t j = 0; j < n; ++j) all.push_back(at(y)(i, j)), all.push_back(at(dx)(i, j));
+      all.insert(all.end(), dw.begin(), dw.end());
+      return all;
+    };
+    const auto dense = run(0, (n + 7) / 8 * 8);
+    CHECK(run(0, n) == dense);
+    CHECK(run(1, n + 3) == dense);
+  }
+}
+
+#if !defined(__CUDACC__)
+TEST_CASE("rms_norm: a second call obtains no memory", "[components]") {
+  const rows<float> x(300, 130, 1), dy(300, 130, 2);
+  const auto w = random_vector<float>(130, 3);
+  arena memory;
+  const backend::simd simd{.threads = 2, .memory = &memory};
+  rows<float> dx(300, 130, 9);
+  std::vector<float> dw(w.size());
   rms_norm_backward(simd, dy.view(), x.view(), w, {.dx = dx.view()});
   rms_norm_backward(simd, dy.view(), x.view(), w, {.dw = as_view(dw)});
   const auto capacity = memory.capacity();
   rms_norm_backward(simd, dy.view(), x.view(), w, {.dx = dx.view(), .dw = as_view(dw)});
   CHECK(memory.capacity() == capacity);
   CHECK(memory.used() == 0);
-  CHECK(dw == one.dw);
-  CHECK(dx.view()(1, 2) == one.dx[static_cast<std::size_t>(n + 2)]);
 }
+#endif
 
 TEST_CASE("rms_norm: a residual is what dx would have been added to", "[components]") {
   const index_t count = 70, n = 37;
@@ -283,8 +328,7 @@ TEST_CASE("rms_norm: a residual is what dx would have been added to", "[componen
                      given.view()(i, j) == residual.view()(i, j);
     CHECK(different == 0);
   };
-  check(backend::reference{});
-  check(backend::simd{});
+  on_each_backend(check);
 }
 
 TEST_CASE("rms_norm: no rows and no columns", "[components]") {
@@ -301,8 +345,7 @@ TEST_CASE("rms_norm: no rows and no columns", "[components]") {
     rms_norm_backward(backend, none, none, w, {.dw = as_view(dw)});
     CHECK(dw == std::vector<float>(5, 0.0F));
   };
-  check(backend::reference{});
-  check(backend::simd{});
+  on_each_backend(check);
 }
 
 TEST_CASE("rms_norm errors", "[errors]") {
@@ -317,9 +360,10 @@ TEST_CASE("rms_norm errors", "[errors]") {
   const auto x = at(0, {3, 5}), y = at(20, {3, 5}), dy = at(40, {3, 5});
   const auto w = line(60, 5);
   const auto refused = [&](const auto& call, std::initializer_list<std::string_view> words) {
-    CHECK(says(message_of<error>([&] { call(backend::reference{}); }), words));
-    CHECK(says(message_of<error>([&] { call(backend::simd{}); }), words));
-    CHECK(memory == before);
+    on_each_backend([&](const auto& on) {
+      CHECK(says(message_of<error>([&] { call(on); }), words));
+      CHECK(memory == before);
+    });
   };
   const auto forward = [&](auto x_, auto w_, auto y_,
                            std::initializer_list<std::string_view> words) {

@@ -13,7 +13,8 @@
 //   dV = P^T do;   dS = P o (do V^T - sum_slots P o do V^T)
 //   dq = dS K / sqrt(d);   dK = dS^T q / sqrt(d)
 //
-// Errors: D not divisible by heads, shapes, null data, overlap.
+// Errors: D not divisible by heads, shapes, null data, overlap. On the GPU the bits depend on the
+// shape only, not on strides, alignment or the device.
 //
 //   attention(backend::simd{}, q, k, v, heads, o, {.probabilities = p});
 //   attention_backward(backend::simd{}, d_o, q, k, v, p, heads, {.dq = dq, .dk = dk, .dv = dv});
@@ -50,32 +51,15 @@ inline void check_heads(const char* function, index_t width, index_t heads) {
 
 }  // namespace detail
 
-template <backend_tag B, readable_array<3> Q, readable_array<3> K, readable_array<3> V,
-          writable_array<3> O>
-void attention(const B& backend, const Q& q, const K& k, const V& v, index_t heads, const O& o,
-               const attention_options<element_of<O>>& options = {}) {
-  using T = element_of<O>;
-  using S = element_of<K>;
+/// What attention does once its arguments are checked.
+template <loop_backend B, element T, element S>
+void attention_heads(const B& backend, const view<const T, 3>& query, const view<const S, 3>& key,
+                     const view<const S, 3>& value, index_t heads, const view<T, 3>& out,
+                     const attention_options<T>& options) {
   using Acc = accumulator_t<T>;
   using Lanes = lanes_of<B, Acc>;
-  require_built<B>();
-  const char* function = "attention";
-  const view<const T, 3> query = as_view(q);
-  const view<const S, 3> key = as_view(k), value = as_view(v);
-  const view<T, 3> out = as_view(o);
   const auto [batch, time, width] = query.extents();
   const index_t slots = key.extent(1);
-  detail::check_heads(function, width, heads);
-  check_dense(function, "q", query, query.extents());
-  check_dense(function, "k", key, {batch, slots, width});
-  check_dense(function, "v", value, {batch, slots, width});
-  check_dense(function, "o", out, query.extents());
-  check_optional_dense(function, "probabilities", options.probabilities,
-                       {batch, heads, time, slots});
-  check_positive(function, "slots", slots);
-  check_outputs(function,
-                std::tuple{argument{"o", out}, argument{"probabilities", options.probabilities}},
-                std::tuple{argument{"q", query}, argument{"k", key}, argument{"v", value}});
   const index_t d = width / heads;
   const Acc scale = Acc(1) / std::sqrt(static_cast<Acc>(d));
   const auto one_head = [&](const B& inner, index_t task) {
@@ -103,36 +87,43 @@ void attention(const B& backend, const Q& q, const K& k, const V& v, index_t hea
   detail::for_each_task(backend, batch * heads, 4 * time * slots * d, one_head);
 }
 
-template <backend_tag B, readable_array<3> G, readable_array<3> Q, readable_array<3> K,
-          readable_array<3> V, readable_array<4> P>
-void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, const V& v,
-                        const P& probabilities, index_t heads,
-                        const attention_gradients<element_of<G>, element_of<K>>& gradients) {
-  using T = element_of<G>;
+template <backend_tag B, readable_array<3> Q, readable_array<3> K, readable_array<3> V,
+          writable_array<3> O>
+void attention(const B& backend, const Q& q, const K& k, const V& v, index_t heads, const O& o,
+               const attention_options<element_of<O>>& options = {}) {
+  using T = element_of<O>;
   using S = element_of<K>;
-  using Acc = accumulator_t<T>;
-  using Lanes = lanes_of<B, Acc>;
-  require_built<B>();
-  const char* function = "attention_backward";
-  const view<const T, 3> g = as_view(d_o), query = as_view(q);
+  require_built<B, primitive::attention>();
+  const char* function = "attention";
+  const view<const T, 3> query = as_view(q);
   const view<const S, 3> key = as_view(k), value = as_view(v);
-  const view<const T, 4> p = as_view(probabilities);
+  const view<T, 3> out = as_view(o);
   const auto [batch, time, width] = query.extents();
   const index_t slots = key.extent(1);
   detail::check_heads(function, width, heads);
   check_dense(function, "q", query, query.extents());
-  check_dense(function, "d_o", g, query.extents());
   check_dense(function, "k", key, {batch, slots, width});
   check_dense(function, "v", value, {batch, slots, width});
-  check_dense(function, "probabilities", p, {batch, heads, time, slots});
-  check_optional_dense(function, "dq", gradients.dq, query.extents());
-  check_optional_dense(function, "dk", gradients.dk, {batch, slots, width});
-  check_optional_dense(function, "dv", gradients.dv, {batch, slots, width});
+  check_dense(function, "o", out, query.extents());
+  check_optional_dense(function, "probabilities", options.probabilities,
+                       {batch, heads, time, slots});
+  check_positive(function, "slots", slots);
   check_outputs(function,
-                std::tuple{argument{"dq", gradients.dq}, argument{"dk", gradients.dk},
-                           argument{"dv", gradients.dv}},
-                std::tuple{argument{"d_o", g}, argument{"q", query}, argument{"k", key},
-                           argument{"v", value}, argument{"probabilities", p}});
+                std::tuple{argument{"o", out}, argument{"probabilities", options.probabilities}},
+                std::tuple{argument{"q", query}, argument{"k", key}, argument{"v", value}});
+  attention_heads(backend, query, key, value, heads, out, options);
+}
+
+/// What attention_backward does once its arguments are checked.
+template <loop_backend B, element T, element S>
+void attention_backward_heads(const B& backend, const view<const T, 3>& g,
+                              const view<const T, 3>& query, const view<const S, 3>& key,
+                              const view<const S, 3>& value, const view<const T, 4>& p,
+                              index_t heads, const attention_gradients<T, S>& gradients) {
+  using Acc = accumulator_t<T>;
+  using Lanes = lanes_of<B, Acc>;
+  const auto [batch, time, width] = query.extents();
+  const index_t slots = key.extent(1);
   const index_t d = width / heads;
   const Acc scale = Acc(1) / std::sqrt(static_cast<Acc>(d));
   const auto one_head = [&](const B& inner, index_t task) {
@@ -180,4 +171,39 @@ void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, 
   detail::for_each_task(backend, batch * heads, 8 * time * slots * d, one_head);
 }
 
+template <backend_tag B, readable_array<3> G, readable_array<3> Q, readable_array<3> K,
+          readable_array<3> V, readable_array<4> P>
+void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, const V& v,
+                        const P& probabilities, index_t heads,
+                        const attention_gradients<element_of<G>, element_of<K>>& gradients) {
+  using T = element_of<G>;
+  using S = element_of<K>;
+  require_built<B, primitive::attention>();
+  const char* function = "attention_backward";
+  const view<const T, 3> g = as_view(d_o), query = as_view(q);
+  const view<const S, 3> key = as_view(k), value = as_view(v);
+  const view<const T, 4> p = as_view(probabilities);
+  const auto [batch, time, width] = query.extents();
+  const index_t slots = key.extent(1);
+  detail::check_heads(function, width, heads);
+  check_dense(function, "q", query, query.extents());
+  check_dense(function, "d_o", g, query.extents());
+  check_dense(function, "k", key, {batch, slots, width});
+  check_dense(function, "v", value, {batch, slots, width});
+  check_dense(function, "probabilities", p, {batch, heads, time, slots});
+  check_optional_dense(function, "dq", gradients.dq, query.extents());
+  check_optional_dense(function, "dk", gradients.dk, {batch, slots, width});
+  check_optional_dense(function, "dv", gradients.dv, {batch, slots, width});
+  check_outputs(function,
+                std::tuple{argument{"dq", gradients.dq}, argument{"dk", gradients.dk},
+                           argument{"dv", gradients.dv}},
+                std::tuple{argument{"d_o", g}, argument{"q", query}, argument{"k", key},
+                           argument{"v", value}, argument{"probabilities", p}});
+  attention_backward_heads(backend, g, query, key, value, p, heads, gradients);
+}
+
 }  // namespace mmrec
+
+#if defined(__CUDACC__)
+#include <mmrec/cuda/attention.cuh>
+#endif

@@ -88,9 +88,9 @@ inline constexpr bool is_simd_without_xsimd<backend::simd_for<no_simd_arch>> = t
 
 /// What backends provide kernels for. The CUDA backend has the primitives named in `in_cuda`;
 /// everything else is `other`.
-enum class primitive { scan, other };
+enum class primitive { scan, norm, attention, loss, embedding, other };
 template <primitive P>
-inline constexpr bool in_cuda = P == primitive::scan;
+inline constexpr bool in_cuda = P != primitive::other;
 
 /// Is this file compiled by nvcc?
 #if defined(__CUDACC__)

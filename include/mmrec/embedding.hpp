@@ -9,6 +9,10 @@
 // order, in the arithmetic type, and stored once: the bits do not depend on the number of threads.
 // Errors: an id outside [0, vocabulary), shapes, null data, another stride than 1 on D, overlap.
 //
+// On the GPU ids lie in device memory, and no call waits for them: the row of an id out of range is
+// NaN, and its gradient is left out. Rows of one id are added as above up to 512 of them; of more,
+// each 512 are added first and then their sums. Fewer than 2^31 rows and ids.
+//
 //   embedding(backend::simd{}, ids, table, y);
 //   embedding_backward(backend::simd{}, dy, ids, dtable);
 #pragma once
@@ -29,20 +33,12 @@ void check_ids(const char* function, const char* argument, const view<const Id, 
                   std::to_string(ids(i)) + " at index " + std::to_string(i));
 }
 
-template <backend_tag B, std::integral Id, readable_array<2> E, writable_array<2> Y>
-void embedding(const B& backend, const view<const Id, 1>& ids, const E& table, const Y& y) {
-  using T = element_of<Y>;
+/// What embedding does once its other arguments are checked.
+template <loop_backend B, element T, std::integral Id>
+void embedding_rows(const B& backend, const view<const Id, 1>& ids, const view<const T, 2>& from,
+                    const view<T, 2>& to) {
   using V = lanes_of<B, accumulator_t<T>>;
-  require_built<B>();
-  const view<const T, 2> from = as_view(table);
-  const view<T, 2> to = as_view(y);
   const index_t rows = ids.extent(0), n = from.extent(1);
-  check_view("embedding", "ids", ids, {rows});
-  check_dense("embedding", "table", from, from.extents());
-  check_dense("embedding", "y", to, {rows, n});
-  check_distinct("embedding", "y", to);
-  check_disjoint("embedding", "y", to, "table", from);
-  check_disjoint("embedding", "y", to, "ids", ids);
   check_ids("embedding", "ids", ids, from.extent(0));
   for_each_row(backend, rows, n, [&](index_t i) {
     const T* source = &from(static_cast<index_t>(ids(i)), 0);
@@ -52,21 +48,28 @@ void embedding(const B& backend, const view<const Id, 1>& ids, const E& table, c
   });
 }
 
-template <backend_tag B, std::integral Id, readable_array<2> G, writable_array<2> D>
-void embedding_backward(const B& backend, const G& dy, const view<const Id, 1>& ids,
-                        const D& dtable) {
-  using T = element_of<D>;
+template <backend_tag B, std::integral Id, readable_array<2> E, writable_array<2> Y>
+void embedding(const B& backend, const view<const Id, 1>& ids, const E& table, const Y& y) {
+  using T = element_of<Y>;
+  require_built<B, primitive::embedding>();
+  const view<const T, 2> from = as_view(table);
+  const view<T, 2> to = as_view(y);
+  const index_t rows = ids.extent(0), n = from.extent(1);
+  check_view("embedding", "ids", ids, {rows});
+  check_dense("embedding", "table", from, from.extents());
+  check_dense("embedding", "y", to, {rows, n});
+  check_distinct("embedding", "y", to);
+  check_disjoint("embedding", "y", to, "table", from);
+  check_disjoint("embedding", "y", to, "ids", ids);
+  embedding_rows(backend, ids, from, to);
+}
+
+/// What embedding_backward does once its other arguments are checked.
+template <loop_backend B, element T, std::integral Id>
+void embedding_backward_rows(const B& backend, const view<const T, 2>& from,
+                             const view<const Id, 1>& ids, const view<T, 2>& to) {
   using V = lanes_of<B, accumulator_t<T>>;
-  require_built<B>();
-  const view<const T, 2> from = as_view(dy);
-  const view<T, 2> to = as_view(dtable);
   const index_t rows = ids.extent(0), n = to.extent(1);
-  check_view("embedding_backward", "ids", ids, {rows});
-  check_dense("embedding_backward", "dtable", to, to.extents());
-  check_dense("embedding_backward", "dy", from, {rows, n});
-  check_distinct("embedding_backward", "dtable", to);
-  check_disjoint("embedding_backward", "dtable", to, "dy", from);
-  check_disjoint("embedding_backward", "dtable", to, "ids", ids);
   check_ids("embedding_backward", "ids", ids, to.extent(0));
   // The rows of an id as a list in their order; only the heads of ids that occur are touched.
   const auto id_of = [&](index_t i) { return static_cast<index_t>(ids(i)); };
@@ -91,4 +94,25 @@ void embedding_backward(const B& backend, const G& dy, const view<const Id, 1>& 
   });
 }
 
+template <backend_tag B, std::integral Id, readable_array<2> G, writable_array<2> D>
+void embedding_backward(const B& backend, const G& dy, const view<const Id, 1>& ids,
+                        const D& dtable) {
+  using T = element_of<D>;
+  require_built<B, primitive::embedding>();
+  const view<const T, 2> from = as_view(dy);
+  const view<T, 2> to = as_view(dtable);
+  const index_t rows = ids.extent(0), n = to.extent(1);
+  check_view("embedding_backward", "ids", ids, {rows});
+  check_dense("embedding_backward", "dtable", to, to.extents());
+  check_dense("embedding_backward", "dy", from, {rows, n});
+  check_distinct("embedding_backward", "dtable", to);
+  check_disjoint("embedding_backward", "dtable", to, "dy", from);
+  check_disjoint("embedding_backward", "dtable", to, "ids", ids);
+  embedding_backward_rows(backend, from, ids, to);
+}
+
 }  // namespace mmrec
+
+#if defined(__CUDACC__)
+#include <mmrec/cuda/embedding.cuh>
+#endif

@@ -44,6 +44,10 @@ class product;
 template <class B, class Acc>
 using lanes_of = typename lanes_for<B, Acc>::type;
 
+/// A backend that offers all this. Composed kernels ask for one; others bring kernels of their own.
+template <class B>
+concept loop_backend = requires { typename lanes_for<B, float>::type; };
+
 template <class V, class T>
 inline V load_unit(const T* p, std::size_t live) {
   return lane_traits<V>::load(p, live);

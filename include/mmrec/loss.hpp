@@ -11,8 +11,15 @@
 // target outside [0, classes) that is not `ignore`, shapes, null data, another stride than 1 on
 // classes, overlap.
 //
+// On the GPU targets lie in device memory, and no call waits for them: a row whose target is out of
+// range has NaN as its loss, so the mean is NaN, and zeros as its gradient; it counts. The mean is
+// summed in a fixed order, another one than that of the rows, and the bits do not depend on strides
+// or alignment. The form that returns the loss waits for the stream; the one that writes it to an
+// array of one element, in the backend's memory, does not, and can be captured in a graph.
+//
 //   double loss = cross_entropy(backend::simd{}, logits, targets);
 //   double loss = cross_entropy(backend::simd{}, logits, targets, {.dlogits = logits});
+//   cross_entropy(backend::cuda{stream}, logits, targets, view<double, 1>{loss, {1}}, {});
 #pragma once
 
 #include <mmrec/loops.hpp>
@@ -46,24 +53,15 @@ index_t check_targets(const char* function, const view<const Id, 1>& targets, in
   return count;
 }
 
-template <backend_tag B, readable_array<2> L, std::integral Id>
-double cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& targets,
-                     const cross_entropy_options<element_of<L>>& options = {}) {
-  using T = element_of<L>;
+/// What cross_entropy does once its other arguments are checked.
+template <loop_backend B, element T, std::integral Id>
+void cross_entropy_rows(const B& backend, const view<const T, 2>& in,
+                        const view<const Id, 1>& targets, double* mean,
+                        const cross_entropy_options<T>& options) {
   using Acc = accumulator_t<T>;
   using V = lanes_of<B, Acc>;
-  require_built<B>();
-  const char* function = "cross_entropy";
-  const view<const T, 2> in = as_view(logits);
   const index_t rows = in.extent(0), classes = in.extent(1);
-  check_dense(function, "logits", in, in.extents());
-  check_view(function, "targets", targets, {rows});
-  check_optional_dense(function, "dlogits", options.dlogits, in.extents());
-  check_distinct(function, "dlogits", options.dlogits);
-  check_disjoint_or_same(function, "dlogits", options.dlogits, "logits", in);
-  check_disjoint(function, "dlogits", options.dlogits, "targets", targets);
-  const index_t count = check_targets(function, targets, classes, options.ignore);
-
+  const index_t count = check_targets("cross_entropy", targets, classes, options.ignore);
   scratch<double> losses(scratch_of(backend), static_cast<std::size_t>(std::max<index_t>(1, rows)));
   const double share = count ? options.scale / static_cast<double>(count) : 0;
   for_each_row(backend, rows, 8 * classes, [&](index_t i) {
@@ -111,7 +109,51 @@ double cross_entropy(const B& backend, const L& logits, const view<const Id, 1>&
   });
   double sum = 0;
   for (index_t i = 0; i < rows; ++i) sum += losses[static_cast<std::size_t>(i)];
-  return count ? sum / static_cast<double>(count) : 0;
+  *mean = count ? sum / static_cast<double>(count) : 0;
+}
+
+/// The number that f writes to the address it is given, which is in the backend's memory.
+template <loop_backend B, class F>
+double value_of(const B&, const char*, const F& f) {
+  double value = 0;
+  f(&value);
+  return value;
+}
+
+/// Writes the mean to loss(0).
+template <backend_tag B, readable_array<2> L, std::integral Id>
+void cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& targets,
+                   const view<double, 1>& loss,
+                   const cross_entropy_options<element_of<L>>& options) {
+  using T = element_of<L>;
+  require_built<B, primitive::loss>();
+  const char* function = "cross_entropy";
+  const view<const T, 2> in = as_view(logits);
+  check_dense(function, "logits", in, in.extents());
+  check_view(function, "targets", targets, {in.extent(0)});
+  check_view(function, "loss", loss, {1});
+  check_optional_dense(function, "dlogits", options.dlogits, in.extents());
+  check_distinct(function, "dlogits", options.dlogits);
+  check_disjoint_or_same(function, "dlogits", options.dlogits, "logits", in);
+  check_disjoint(function, "dlogits", options.dlogits, "targets", targets);
+  check_disjoint(function, "loss", loss, "logits", in);
+  check_disjoint(function, "loss", loss, "targets", targets);
+  check_disjoint(function, "loss", loss, "dlogits", options.dlogits);
+  cross_entropy_rows(backend, in, targets, loss.data_handle(), options);
+}
+
+/// Returns the mean.
+template <backend_tag B, readable_array<2> L, std::integral Id>
+double cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& targets,
+                     const cross_entropy_options<element_of<L>>& options = {}) {
+  require_built<B, primitive::loss>();
+  return value_of(backend, "cross_entropy", [&](double* loss) {
+    cross_entropy(backend, logits, targets, view<double, 1>{loss, {1}}, options);
+  });
 }
 
 }  // namespace mmrec
+
+#if defined(__CUDACC__)
+#include <mmrec/cuda/loss.cuh>
+#endif

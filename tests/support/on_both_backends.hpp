@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// f(backend) for the reference and for the backend under test: simd in a .cpp file; in a .cu file
-// the GPU, by each of its scan kernels. A failure says which.
+// f(backend) for the reference and for the backend under test: simd in a .cpp file, the GPU in a .cu
+// file; on_both_backends goes through each of its scan kernels. A failure says which.
 #pragma once
 
 #include <mmrec/backend.hpp>
@@ -28,6 +28,39 @@ bool keeps_order(const B&) {
 template <class B, class Values>
 Values for_order(const B& backend, const Values& v) {
   return keeps_order(backend) ? v : v.any_order();
+}
+
+/// The backend under test, on so many threads if it has threads.
+inline tested on_threads([[maybe_unused]] unsigned threads) {
+#if defined(__CUDACC__)
+  return {};
+#else
+  return {.threads = threads};
+#endif
+}
+
+/// What a test does around the function under test: on the same backend, or on the reference where
+/// the GPU has no kernel for it (it finds the same arrays there).
+template <class B>
+auto around([[maybe_unused]] const B& backend) {
+#if defined(__CUDACC__)
+  return backend::reference{};
+#else
+  return backend;
+#endif
+}
+
+/// Without scans: the reference, and the backend under test once.
+template <class F>
+void on_each_backend(const F& f) {
+  {
+    INFO("reference");
+    f(backend::reference{});
+  }
+  {
+    INFO("the backend under test");
+    f(tested{});
+  }
 }
 
 template <class F>

@@ -121,7 +121,7 @@ bool time_is_nearest(const view<T, 3>& v) {
 /// The widest accesses that a stream's address and strides allow.
 template <class T>
 access access_of(const view<T, 3>& v, int across) {
-  constexpr index_t vector = vector_size<T>;
+  constexpr index_t vector = pack_size<T>;
   const auto whole = [&](std::size_t axis) {
     return v.extent(axis) == 1 || v.stride(axis) % vector == 0;
   };

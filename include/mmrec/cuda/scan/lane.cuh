@@ -207,13 +207,13 @@ struct lane_sweep {
       for (int i = 0; i < N; ++i, q += to.time)
         if (rows >> i & 1) *q = narrow<T>(p.accumulate[k] ? widen<State>(*q) + y[i] : y[i]);
     } else if (to.how == access::times) {
-      constexpr int v = vector_size<T>;
+      constexpr int v = pack_size<T>;
 #pragma unroll
       for (int i = 0; i < N; i += v) {
-        vector<T> x;
+        pack<T> x;
 #pragma unroll
         for (int j = 0; j < v; ++j) x.element[j] = narrow<T>(y[i + j]);
-        *reinterpret_cast<vector<T>*>(q + i) = x;
+        *reinterpret_cast<pack<T>*>(q + i) = x;
       }
     } else {
 #pragma unroll

@@ -38,7 +38,7 @@ __device__ __forceinline__ S from_lane(const S& v, int lane) {
 
 template <class T, int R>
 struct tile_of {
-  static constexpr int v = vector_size<T>, vectors = R / v, size = warp * R;
+  static constexpr int v = pack_size<T>, vectors = R / v, size = warp * R;
   static_assert(R == v || R == 2 * v || R == 4 * v);
 
   /// Where a step of a lane is. In time order a lane's steps lie together, with their vectors in an
@@ -92,7 +92,7 @@ struct tile_of {
     if (how == access::times) {
 #pragma unroll
       for (int i = 0; i < R; i += v) {
-        const auto x = *reinterpret_cast<const vector<T>*>(tile + at(how, lane, i));
+        const auto x = *reinterpret_cast<const pack<T>*>(tile + at(how, lane, i));
 #pragma unroll
         for (int j = 0; j < v; ++j) to[i + j] = x.element[j];
       }

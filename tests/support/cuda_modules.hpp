@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Norm, attention, loss and embedding on testing::device: the kernels of backend::cuda, waited for.
+// The tests in tests/cuda include this before the suite of the same name.
+#pragma once
+
+#include <mmrec/attention.hpp>
+#include <mmrec/embedding.hpp>
+#include <mmrec/loss.hpp>
+#include <mmrec/norm.hpp>
+
+#include "cuda_device.hpp"
+
+namespace mmrec::testing {
+
+template <class F>
+void wait_for(const F& f) {
+  const backend::cuda gpu{};
+  f(gpu);
+  cuda::check("wait_for", "cudaStreamSynchronize", cudaStreamSynchronize(cuda::stream_of(gpu)));
+}
+
+template <class... A>
+void rms_norm_rows(const device&, const A&... a) {
+  wait_for([&](const backend::cuda& gpu) { rms_norm_rows(gpu, a...); });
+}
+template <class... A>
+void rms_norm_backward_rows(const device&, const A&... a) {
+  wait_for([&](const backend::cuda& gpu) { rms_norm_backward_rows(gpu, a...); });
+}
+template <class... A>
+void embedding_rows(const device&, const A&... a) {
+  wait_for([&](const backend::cuda& gpu) { embedding_rows(gpu, a...); });
+}
+template <class... A>
+void embedding_backward_rows(const device&, const A&... a) {
+  wait_for([&](const backend::cuda& gpu) { embedding_backward_rows(gpu, a...); });
+}
+template <class... A>
+void cross_entropy_rows(const device&, const A&... a) {
+  wait_for([&](const backend::cuda& gpu) { cross_entropy_rows(gpu, a...); });
+}
+template <class F>
+double value_of(const device&, const char* function, const F& f) {
+  return value_of(backend::cuda{}, function, f);
+}
+template <class... A>
+void attention_heads(const device&, const A&... a) {
+  wait_for([&](const backend::cuda& gpu) { attention_heads(gpu, a...); });
+}
+template <class... A>
+void attention_backward_heads(const device&, const A&... a) {
+  wait_for([&](const backend::cuda& gpu) { attention_backward_heads(gpu, a...); });
+}
+
+}  // namespace mmrec::testing
