@@ -7,25 +7,11 @@
 // `tile_rows` steps, 128 bytes to a lane.
 #pragma once
 
+#include <mmrec/cuda/elements.cuh>
 #include <mmrec/cuda/runtime.cuh>
 #include <mmrec/sweep.hpp>
 
-#include <concepts>
-#include <type_traits>
-
 namespace mmrec {
-
-namespace cuda::detail {
-/// What kernels see of a 16-bit element: its bits. All types of one format share their kernels.
-template <format Format>
-struct stored16 {
-  std::uint16_t bits;
-};
-}  // namespace cuda::detail
-
-template <format Format>
-inline constexpr format storage_format<cuda::detail::stored16<Format>> = Format;
-
 namespace cuda {
 
 /// The one place for what was chosen: estimates so far, to be measured on a GPU.
@@ -49,9 +35,6 @@ inline scan_tuning& tuning() {
 
 namespace detail {
 
-template <element T>
-using stored = std::conditional_t<sizeof(T) == 2, stored16<storage_format<T>>, T>;
-
 inline constexpr int warp = 32;
 inline constexpr unsigned all_lanes = 0xffffffffu;
 inline constexpr int at_once = 8;        // rows in registers at a time
@@ -60,8 +43,6 @@ inline constexpr int upload_size = 400;  // offsets per launch, a kernel's 4 KiB
 
 template <class T>
 inline constexpr int tile_rows = 128 / static_cast<int>(sizeof(T));
-template <class T>
-inline constexpr int vector_size = 16 / static_cast<int>(sizeof(T));
 /// In time order a lane's rows lie together; one vector more keeps the banks of 8 lanes apart.
 template <class T>
 inline constexpr int tile_pitch = tile_rows<T> + vector_size<T>;

@@ -6,36 +6,9 @@
 
 #include <mmrec/cuda/scan/parameters.cuh>
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_pipeline_primitives.h>
 
-#include <bit>
-
 namespace mmrec::cuda::detail {
-
-/// The conversions of dtype.hpp, by the device's instructions.
-template <class State, class T>
-__device__ __forceinline__ State widen(const T& v) {
-  if constexpr (storage_format<T> == format::binary16)
-    return static_cast<State>(__half2float(__ushort_as_half(std::bit_cast<std::uint16_t>(v))));
-  else
-    return load_element<State>(&v);
-}
-template <class T, class State>
-__device__ __forceinline__ T narrow(const State& v) {
-  if constexpr (storage_format<T> == format::binary16)
-    return std::bit_cast<T>(__half_as_ushort(__float2half_rn(static_cast<float>(v))));
-  else if constexpr (storage_format<T> == format::bfloat16)
-    return std::bit_cast<T>(__bfloat16_as_ushort(__float2bfloat16_rn(static_cast<float>(v))));
-  else
-    return static_cast<T>(v);
-}
-
-template <class T>
-struct alignas(16) vector {
-  T element[vector_size<T>];
-};
 
 template <class P>
 __device__ __forceinline__ P* from_lane(P* p, int lane) {
