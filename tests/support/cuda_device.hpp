@@ -5,6 +5,10 @@
 #pragma once
 
 #include <mmrec/scan.hpp>
+#include <mmrec/transform.hpp>
+
+#include <exception>
+#include <tuple>
 
 namespace mmrec::testing {
 
@@ -22,6 +26,30 @@ inline bool keeps_order(const device& d) { return d.how == regime::march; }
 /// compiled once; cuda_sweep.hpp has the definition for other operators.
 template <class Op, element T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
 void sweep(const device& on, const Op& op, const sweep_args<T, State, NI, NO, NS>& args);
+
+/// f(backend::cuda) on the default stream, and the host waits for it.
+template <class F>
+auto on_the_device(const char* function, const F& f) {
+  struct wait {
+    const char* function;
+    ~wait() noexcept(false) {
+      const cudaError_t code = cudaDeviceSynchronize();
+      if (std::uncaught_exceptions() == 0) cuda::check(function, "cudaDeviceSynchronize", code);
+    }
+  } at_the_end{function};
+  return f(backend::cuda{});
+}
+
+template <class F, class... Out, class... In>
+void transform_kernel(const device&, const F& f, const std::tuple<Out...>& outputs,
+                      const std::tuple<In...>& inputs) {
+  on_the_device("transform",
+                [&](const backend::cuda& gpu) { transform_kernel(gpu, f, outputs, inputs); });
+}
+template <class Out>
+void fill(const device&, const Out& out, double value) {
+  on_the_device("fill", [&](const backend::cuda& gpu) { fill(gpu, out, value); });
+}
 
 }  // namespace mmrec::testing
 

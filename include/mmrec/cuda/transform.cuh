@@ -6,9 +6,6 @@
 // bytes of the narrowest operand where every operand has unit stride (or none: a broadcast) along
 // the innermost axis and rows that begin at multiples of 16 bytes, single elements elsewhere. All
 // loads of a thread are issued before its arithmetic. Budget: a copy of the same bytes.
-//
-// A generator is an input that is computed from the element's row-major index, as a dropout mask
-// is: generator(first index, array of E) fills in neighbouring elements at once.
 #pragma once
 
 #include <mmrec/cuda/elements.cuh>
@@ -25,18 +22,15 @@ namespace cuda::detail {
 
 inline constexpr int transform_threads = 256;
 
-struct no_generator {};
-
-/// A kernel's parameters. Operands: outputs, inputs, and with a generator the element's index.
-template <class F, class G, class AccType, class Outputs, class Inputs>
+/// A kernel's parameters. Operands are outputs, then inputs.
+template <class F, class AccType, class Outputs, class Inputs>
 struct transform_work;
-template <class F, class G, class AccType, class... Out, class... In>
-struct transform_work<F, G, AccType, std::tuple<Out...>, std::tuple<In...>> {
+template <class F, class AccType, class... Out, class... In>
+struct transform_work<F, AccType, std::tuple<Out...>, std::tuple<In...>> {
   using Acc = AccType;
   using outputs = std::tuple<Out...>;
   using inputs = std::tuple<In...>;
-  static constexpr bool generated = !std::same_as<G, no_generator>;
-  static constexpr int NO = sizeof...(Out), NI = sizeof...(In), N = NO + NI + generated;
+  static constexpr int NO = sizeof...(Out), NI = sizeof...(In), N = NO + NI;
   static constexpr int axes = 4;
   /// Elements of a group that is accessed at once, and groups of one thread.
   static constexpr int widest =
@@ -44,7 +38,6 @@ struct transform_work<F, G, AccType, std::tuple<Out...>, std::tuple<In...>> {
   static constexpr int at_once = NO + NI <= 3 ? 2 : 1;
 
   F f;
-  G generator;
   void* out[NO] = {};
   const void* in[NI > 0 ? NI : 1] = {};
   index_t extent[axes] = {};     // innermost last; axes that were merged away are 1 and come first
@@ -149,13 +142,12 @@ __global__ void __launch_bounds__(transform_threads) transform_groups(const __gr
 #pragma unroll
   for (int u = 0; u < U; ++u) {
     if (place[u].live == 0) continue;
-    if constexpr (W::generated) w.generator(place[u].offset(w, W::N - 1), x[u][W::NI]);
     Acc y[W::NO][E];
 #pragma unroll
     for (int e = 0; e < E; ++e) {
       const auto results = [&]<std::size_t... K>(std::index_sequence<K...>) {
         return mmrec::detail::as_results(w.f(x[u][K][e]...));
-      }(std::make_index_sequence<W::NI + W::generated>{});
+      }(std::make_index_sequence<W::NI>{});
 #pragma unroll
       for (int k = 0; k < W::NO; ++k) y[k][e] = static_cast<Acc>(results[k]);
     }
@@ -181,15 +173,15 @@ void launch_transform(const backend::cuda& b, const char* function, W& w) {
 }
 
 /// Views of one shape, which is not empty. `function` is for messages.
-template <class F, class G, class... Out, class... In, std::size_t Rank>
-void enqueue_transform(const backend::cuda& b, const char* function, const F& f, const G& generator,
+template <class F, class... Out, class... In, std::size_t Rank>
+void enqueue_transform(const backend::cuda& b, const char* function, const F& f,
                        const std::tuple<view<Out, Rank>...>& outputs,
                        const std::tuple<view<In, Rank>...>& inputs) {
   static_assert(Rank <= 4, "mmrec: transform takes views of rank 1 to 4");
   using Acc = accumulator_t<std::tuple_element_t<0, std::tuple<Out...>>>;
-  using work = transform_work<F, G, Acc, std::tuple<stored<Out>...>,
+  using work = transform_work<F, Acc, std::tuple<stored<Out>...>,
                               std::tuple<stored<std::remove_const_t<In>>...>>;
-  work w{f, generator};
+  work w{f};
   mmrec::detail::loop_nest<Rank, work::N> nest;
   nest.extents = std::get<0>(outputs).extents();
   std::array<std::size_t, work::N> bytes{};
@@ -201,7 +193,6 @@ void enqueue_transform(const backend::cuda& b, const char* function, const F& f,
   };
   std::apply([&](const auto&... v) { (add(v), ...); }, outputs);
   std::apply([&](const auto&... v) { (add(v), ...); }, inputs);
-  if constexpr (work::generated) nest.strides[n] = view<float, Rank>::row_major(nest.extents);
   std::apply([&](auto&... v) { n = 0, ((w.out[n++] = v.data_handle()), ...); }, outputs);
   std::apply([&](auto&... v) { n = 0, ((w.in[n++] = v.data_handle()), ...); }, inputs);
 
@@ -226,10 +217,9 @@ void enqueue_transform(const backend::cuda& b, const char* function, const F& f,
       const index_t s =
           from < 0 ? 0 : nest.strides[static_cast<std::size_t>(k)][static_cast<std::size_t>(from)];
       w.stride[k][axis] = s;
-      const bool index = k == work::NO + work::NI, inner = axis == work::axes - 1;
-      if (inner)
-        vectors = vectors && (s == 1 || (s == 0 && k >= work::NO && !index));
-      else if (!index)
+      if (axis == work::axes - 1)
+        vectors = vectors && (s == 1 || (s == 0 && k >= work::NO));
+      else
         vectors = vectors && s * static_cast<index_t>(bytes[static_cast<std::size_t>(k)]) % 16 == 0;
     }
   }
@@ -255,7 +245,7 @@ struct constant_value {
 template <class F, class... Out, class... In>
 void transform_kernel(const backend::cuda& b, const F& f, const std::tuple<Out...>& outputs,
                       const std::tuple<In...>& inputs) {
-  cuda::detail::enqueue_transform(b, "transform", f, cuda::detail::no_generator{}, outputs, inputs);
+  cuda::detail::enqueue_transform(b, "transform", f, outputs, inputs);
 }
 
 /// The value travels with the launch: nothing is read.
