@@ -71,7 +71,7 @@ void check_gradients(const Backend& backend, const linear_shape& shape, double r
 }  // namespace
 
 TEST_CASE("linear_backward: finite differences", "[gradients]") {
-  for_each_activation([]<class A>() {
+  for_each_activation([&]<class A>() {
     for (const linear_shape& shape :
          {linear_shape{1, 1, 1}, linear_shape{3, 5, 4}, linear_shape{6, 3, 9}})
       for (const double rate : {0.0, 0.4}) {

@@ -69,6 +69,11 @@ struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) pack {
 template <class T>
 using vector = pack<T, vector_size<T>>;
 
+/// n / by; `small`: both are known to fit into 32 bits, whose division is much cheaper.
+__device__ __forceinline__ index_t quotient(index_t n, index_t by, bool small) {
+  return small ? index_t(std::uint32_t(n) / std::uint32_t(by)) : n / by;
+}
+
 inline bool aligned16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
 }  // namespace cuda::detail

@@ -27,18 +27,7 @@
 
 namespace mmrec {
 
-namespace cuda {
-
-struct linear_tuning {
-  /// cuBLASLt's relu epilogue keeps NaN on this device, for all algorithms that it may choose.
-  bool relu_in_product = false;
-};
-inline linear_tuning& tuning_of_linear() {
-  static linear_tuning t;
-  return t;
-}
-
-namespace detail {
+namespace cuda::detail {
 
 /// y = x W^T + bias, perhaps through relu, all in cuBLASLt; false, and nothing is enqueued, where
 /// it cannot.
@@ -117,8 +106,7 @@ void linear_backward(const backend::cuda& on, const view<const S, 2>& dy, const 
   if (dw) multiply(on, function, du.permuted({1, 0}), x, dw, accumulate_parameters);
 }
 
-}  // namespace detail
-}  // namespace cuda
+}  // namespace cuda::detail
 
 /// W's copy lies dense in memory of the tag's pool, which goes back to it on the tag's stream.
 template <element T>

@@ -44,10 +44,6 @@ struct transform_work<F, AccType, std::tuple<Out...>, std::tuple<In...>> {
   index_t stride[N][axes] = {};  // [operand][axis]
   index_t groups = 0, row_groups = 0;  // of everything, of one row along the innermost axis
   bool small = false;                  // 32 bits count the groups
-
-  __device__ index_t divide(index_t n, index_t by) const {
-    return small ? index_t(std::uint32_t(n) / std::uint32_t(by)) : n / by;
-  }
 };
 
 /// Where a group's first element is.
@@ -63,7 +59,7 @@ struct transform_place {
     if (group >= w.groups) return p;
     index_t row = 0, column = group;
     if constexpr (Axes > 1) {
-      row = w.divide(group, w.row_groups);
+      row = quotient(group, w.row_groups, w.small);
       column = group - row * w.row_groups;
     }
     column *= E;
@@ -74,7 +70,7 @@ struct transform_place {
     for (int axis = Axes - 1; axis-- > 0;) {
       const index_t n = w.extent[W::axes - Axes + axis];
       if (n == 1) continue;
-      const index_t rest = w.divide(row, n);
+      const index_t rest = quotient(row, n, w.small);
       p.at[axis] = row - rest * n;
       row = rest;
     }

@@ -5,8 +5,9 @@
 // elements elsewhere. Nothing of a mask is stored: it is computed from the element's index.
 #pragma once
 
+#include <mmrec/activation.hpp>
 #include <mmrec/cuda/linear/product.cuh>
-#include <mmrec/linear.hpp>
+#include <mmrec/random.hpp>
 
 #include <algorithm>
 
@@ -63,6 +64,7 @@ struct finish_parameters {
   index_t bias_stride = 0;
   matrix_ref<S> y, u;  // u null: not asked for
   index_t rows = 0, outputs = 0;
+  bool small = false;  // 32 bits count the elements
   dropout_factors<accumulator_t<S>> dropout;
 };
 
@@ -71,7 +73,7 @@ __global__ void __launch_bounds__(linear_threads)
     finish_linear(const __grid_constant__ finish_parameters<Q, S> p) {
   using Acc = accumulator_t<S>;
   const index_t group = index_t(blockIdx.x) * linear_threads + threadIdx.x;
-  const index_t row_groups = p.outputs / E, i = group / row_groups;
+  const index_t row_groups = p.outputs / E, i = quotient(group, row_groups, p.small);
   if (i >= p.rows) return;
   const index_t o = (group - i * row_groups) * E;
   Acc u[E], bias[E], factor[E], y[E];
@@ -107,6 +109,7 @@ void finish(const backend::cuda& on, const view<const Q, 2>& product, const view
   p.bias = bias.data_handle(), p.bias_stride = bias.stride(0);
   p.y = y, p.u = u;
   p.rows = y.extent(0), p.outputs = y.extent(1);
+  p.small = y.size() < INT32_MAX - linear_threads;
   p.dropout = dropout_factors<accumulator_t<S>>(dropout);
   constexpr int E = vector_size<S>;
   const bool vectors = p.outputs % E == 0 && takes_vectors(product) && takes_vectors(y) &&
@@ -218,7 +221,8 @@ void gradient_pass(const backend::cuda& on, const view<const S, 2>& dy,
   const char* const function = "linear_backward";
   using Acc = accumulator_t<S>;
   gradient_parameters<S> p;
-  p.dy = dy, p.saved = saved, p.du = du;
+  p.dy = dy, p.du = du;
+  if constexpr (!std::same_as<Activation, activation::identity>) p.saved = saved;
   p.rows = dy.extent(0), p.outputs = dy.extent(1);
   if (p.outputs == 0) return;
   p.piece_rows = piece_rows_of(p.rows);

@@ -12,7 +12,20 @@
 
 #include <optional>
 
-namespace mmrec::cuda::detail {
+namespace mmrec::cuda {
+
+struct linear_tuning {
+  /// cuBLASLt's relu epilogue keeps NaN on this device, for all algorithms that it may choose.
+  bool relu_in_product = false;
+  /// Nothing goes to cuBLASLt; the tests of plain_product ask for it.
+  bool plain_products = false;
+};
+inline linear_tuning& tuning_of_linear() {
+  static linear_tuning t;
+  return t;
+}
+
+namespace detail {
 
 /// How a matrix lies in memory: along its rows or its columns, the next `leading` elements on.
 struct matrix_order {
@@ -62,7 +75,7 @@ bool blas_product(const backend::cuda& on, const char* function, const view<cons
                   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT,
                   const S* bias = nullptr) {
   const auto order_a = order_of(a), order_b = order_of(b), order_d = order_of(d);
-  if (!order_a || !order_b || !order_d) return false;
+  if (!order_a || !order_b || !order_d || tuning_of_linear().plain_products) return false;
   // cuBLASLt's matrices are column-major, and only such results have epilogues: a result by rows is
   // computed as D^T = B^T A^T.
   const bool swapped = order_d->by_rows;
@@ -174,4 +187,5 @@ void multiply(const backend::cuda& on, const char* function, const view<const S,
          matrix_ref<D>(d), d.extent(0), d.extent(1), a.extent(1), accumulate);
 }
 
-}  // namespace mmrec::cuda::detail
+}  // namespace detail
+}  // namespace mmrec::cuda
