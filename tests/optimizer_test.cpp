@@ -197,6 +197,27 @@ TEST_CASE("clip_to and adamw's clip: the factor never leaves the backend", "[com
   check(tested{});
 }
 
+TEST_CASE("adamw: rates in the backend's memory", "[components]") {
+  std::vector<adamw_rates> rates(1);
+  const auto check = [&](const auto& backend) {
+    const index_t n = 1003;
+    const auto g = random_vector<float>(n, 3);
+    std::array<std::vector<float>, 3> given{
+        random_vector<float>(n, 1), std::vector<float>(g.size()), std::vector<float>(g.size())};
+    auto found = given;
+    for (index_t step = 1; step <= 3; ++step) {
+      const adamw_options o{.rate = 0.1 / static_cast<double>(step), .step = step};
+      adamw(backend, flat(given[0]), flat(g), flat(given[1]), flat(given[2]), o);
+      rates[0] = rates_of(o);
+      adamw(backend, flat(found[0]), flat(g), flat(found[1]), flat(found[2]),
+            {.rates = rates.data()});
+      CHECK(given == found);
+    }
+  };
+  check(backend::reference{});
+  check(tested{});
+}
+
 TEST_CASE("clip_factor", "[components]") {
   CHECK(clip_factor(4, 1) == 0.25);
   CHECK(clip_factor(1, 1) == 1);

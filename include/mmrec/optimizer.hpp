@@ -19,7 +19,7 @@
 // On the GPU norm2 waits for its value. Clipping without that, as a captured step needs it:
 //
 //   clip_to(backend::cuda{stream}, g, 1.0, clip);            // clip: a gradient_clip on the device
-//   adamw(backend::cuda{stream}, w, g, m, v, {.clip = clip, .step = t});
+//   adamw(backend::cuda{stream}, w, g, m, v, {.clip = clip, .rates = rates});   // likewise
 #pragma once
 
 #include <mmrec/loops.hpp>
@@ -34,6 +34,12 @@ struct gradient_clip {
   double norm = 0, factor = 1;
 };
 
+/// What changes from step to step of a schedule.
+struct adamw_rates {
+  double rate = 1e-3;
+  double correction1 = 1, correction2 = 1;  ///< 1 / (1 - beta^t)
+};
+
 struct adamw_options {
   double rate = 1e-3;
   double beta1 = 0.9, beta2 = 0.999;
@@ -44,26 +50,38 @@ struct adamw_options {
   /// If not null, its factor too multiplies every gradient: memory that the backend reads when the
   /// update runs (backend::cuda: the device's), where clip_to left it.
   const gradient_clip* clip = nullptr;
+  /// If not null, memory of the same kind that stands in for rate and step: a captured update then
+  /// follows its schedule (rates_of gives the values).
+  const adamw_rates* rates = nullptr;
   index_t step = 1;  ///< t, counted from 1
 };
+
+/// The rate and corrections of o.step.
+inline adamw_rates rates_of(const adamw_options& o) {
+  return {o.rate, 1 / (1 - std::pow(o.beta1, static_cast<double>(o.step))),
+          1 / (1 - std::pow(o.beta2, static_cast<double>(o.step)))};
+}
 
 namespace detail {
 
 /// New w, m and v from w, g, m and v.
 struct adamw_update {
   adamw_options o;
-  double c1, c2;  // 1 / (1 - beta^t)
+  adamw_rates given;
 
   template <class V>
   MMREC_HD std::array<V, 3> operator()(const V& w0, const V& g0, const V& m0, const V& v0) const {
     const double scale = o.clip ? o.gradient_scale * o.clip->factor : o.gradient_scale;
+    const adamw_rates& at = o.rates ? *o.rates : given;
     const V gradient = g0 * math::constant<V>(scale);
     const V m1 = m0 * math::constant<V>(o.beta1) + gradient * math::constant<V>(1 - o.beta1);
     const V v1 =
         v0 * math::constant<V>(o.beta2) + gradient * gradient * math::constant<V>(1 - o.beta2);
-    const V direction = m1 * math::constant<V>(c1) /
-                        (math::sqrt(v1 * math::constant<V>(c2)) + math::constant<V>(o.epsilon));
-    return {w0 - math::constant<V>(o.rate) * (direction + math::constant<V>(o.decay) * w0), m1, v1};
+    const V direction =
+        m1 * math::constant<V>(at.correction1) /
+        (math::sqrt(v1 * math::constant<V>(at.correction2)) + math::constant<V>(o.epsilon));
+    return {w0 - math::constant<V>(at.rate) * (direction + math::constant<V>(o.decay) * w0), m1,
+            v1};
   }
 };
 
@@ -80,9 +98,7 @@ void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, con
   if (o.step < 1) throw error("adamw", "step", "1 or more", std::to_string(o.step));
   check_rate("adamw", "beta1", o.beta1);
   check_rate("adamw", "beta2", o.beta2);
-  const double c1 = 1 / (1 - std::pow(o.beta1, static_cast<double>(o.step)));
-  const double c2 = 1 / (1 - std::pow(o.beta2, static_cast<double>(o.step)));
-  transform(backend, detail::adamw_update{o, c1, c2}, std::tuple{w, m, v}, w, g, m, v);
+  transform(backend, detail::adamw_update{o, rates_of(o)}, std::tuple{w, m, v}, w, g, m, v);
 }
 
 namespace detail {
