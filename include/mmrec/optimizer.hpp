@@ -67,13 +67,11 @@ namespace detail {
 /// New w, m and v from w, g, m and v.
 struct adamw_update {
   adamw_options o;
-  adamw_rates given;
+  adamw_rates at;
 
   template <class V>
   MMREC_HD std::array<V, 3> operator()(const V& w0, const V& g0, const V& m0, const V& v0) const {
-    const double scale = o.clip ? o.gradient_scale * o.clip->factor : o.gradient_scale;
-    const adamw_rates& at = o.rates ? *o.rates : given;
-    const V gradient = g0 * math::constant<V>(scale);
+    const V gradient = g0 * math::constant<V>(o.gradient_scale);
     const V m1 = m0 * math::constant<V>(o.beta1) + gradient * math::constant<V>(1 - o.beta1);
     const V v1 =
         v0 * math::constant<V>(o.beta2) + gradient * gradient * math::constant<V>(1 - o.beta2);
@@ -82,6 +80,19 @@ struct adamw_update {
         (math::sqrt(v1 * math::constant<V>(at.correction2)) + math::constant<V>(o.epsilon));
     return {w0 - math::constant<V>(at.rate) * (direction + math::constant<V>(o.decay) * w0), m1,
             v1};
+  }
+};
+
+/// The same with what lies in the backend's memory.
+struct adamw_update_from_memory {
+  adamw_update update;
+
+  template <class V>
+  MMREC_HD std::array<V, 3> operator()(const V& w0, const V& g0, const V& m0, const V& v0) const {
+    adamw_update now = update;
+    if (now.o.clip) now.o.gradient_scale *= now.o.clip->factor;
+    if (now.o.rates) now.at = *now.o.rates;
+    return now(w0, g0, m0, v0);
   }
 };
 
@@ -98,7 +109,11 @@ void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, con
   if (o.step < 1) throw error("adamw", "step", "1 or more", std::to_string(o.step));
   check_rate("adamw", "beta1", o.beta1);
   check_rate("adamw", "beta2", o.beta2);
-  transform(backend, detail::adamw_update{o, rates_of(o)}, std::tuple{w, m, v}, w, g, m, v);
+  const detail::adamw_update update{o, rates_of(o)};
+  if (o.clip || o.rates)
+    transform(backend, detail::adamw_update_from_memory{update}, std::tuple{w, m, v}, w, g, m, v);
+  else
+    transform(backend, update, std::tuple{w, m, v}, w, g, m, v);
 }
 
 namespace detail {
