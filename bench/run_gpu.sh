@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds the GPU benchmarks, runs them, PyTorch's scans in the same run where it is installed, and
+# Builds the GPU benchmarks, runs them, PyTorch in the same run where it is installed, and
 # prints the tables. The measurements go to the folder that is given (default build-cuda/results).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,16 +10,20 @@ generator=()
 if ! command -v ninja >/dev/null; then generator=(-G "Unix Makefiles"); fi
 cmake --preset cuda "${generator[@]}" -DCMAKE_PREFIX_PATH="$PWD/.carry" \
   -DMMREC_BUILD_BENCHMARKS=ON -DMMREC_BUILD_TESTS=OFF
-cmake --build --preset cuda --parallel "$(nproc)" --target scan_gpu_float scan_gpu_bfloat16 \
-  modules_gpu_float modules_gpu_bfloat16
+benches=(scan linear modules)
+targets=()
+for bench in "${benches[@]}"; do targets+=("${bench}_gpu_float" "${bench}_gpu_bfloat16"); done
+cmake --build --preset cuda --parallel "$(nproc)" --target "${targets[@]}"
 nvidia-smi --query-gpu=name,driver_version,clocks.max.mem,clocks.max.sm --format=csv,noheader
-build-cuda/bench/scan_gpu_float | tee "$out/scan_gpu.jsonl"
-build-cuda/bench/scan_gpu_bfloat16 | tee -a "$out/scan_gpu.jsonl"
-if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-  python3 bench/torch_scan_gpu.py | tee -a "$out/scan_gpu.jsonl"
-else
-  echo "PyTorch with CUDA is not installed: no peers in the table."
-fi
-python3 bench/scan_gpu_table.py "$out/scan_gpu.jsonl" | tee "$out/scan_gpu.md"
-for element in float bfloat16; do "build-cuda/bench/modules_gpu_$element"; done |
-  tee "$out/modules_gpu.jsonl"
+for bench in "${benches[@]}"; do
+  "build-cuda/bench/${bench}_gpu_float" | tee "$out/${bench}_gpu.jsonl"
+  "build-cuda/bench/${bench}_gpu_bfloat16" | tee -a "$out/${bench}_gpu.jsonl"
+  if [ ! -e "bench/torch_${bench}_gpu.py" ]; then
+    continue
+  elif python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    python3 "bench/torch_${bench}_gpu.py" | tee -a "$out/${bench}_gpu.jsonl"
+  else
+    echo "PyTorch with CUDA is not installed: no peers in the table."
+  fi
+  python3 "bench/${bench}_gpu_table.py" "$out/${bench}_gpu.jsonl" | tee "$out/${bench}_gpu.md"
+done

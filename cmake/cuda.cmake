@@ -16,8 +16,9 @@ endif()
 enable_language(CUDA)
 set(CMAKE_CUDA_EXTENSIONS OFF)
 
+find_package(CUDAToolkit REQUIRED)
 add_library(mmrec_cuda_developer INTERFACE)
-target_link_libraries(mmrec_cuda_developer INTERFACE mmrec::mmrec)
+target_link_libraries(mmrec_cuda_developer INTERFACE mmrec::mmrec CUDA::cublasLt)
 # The dialect as a plain option: CMake 3.25 does not know that nvcc 13 has C++20.
 # 20012: Eigen marks defaulted functions for host and device.
 target_compile_options(mmrec_cuda_developer INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:

@@ -31,7 +31,7 @@ auto matrix(Buffer& buffer) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("linear_relu: fixtures", "[fixtures]", reference_float, reference_double,
-                   simd_float, simd_double) {
+                   tested_float, tested_double) {
   using T = typename TestType::element_type;
   using relu = mmrec::activation::relu;
   for (const fixture_file& file : fixture_files("linear_relu")) {

@@ -8,6 +8,7 @@
 
 #include "support/catch.hpp"
 #include "support/linear_harness.hpp"
+#include "support/on_both_backends.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
@@ -32,9 +33,9 @@ void check_random_problems(int rounds, std::uint64_t first_seed) {
     const double before = random.integer(0, 2) == 0 ? 0.75 : 0;
     const auto p = random_linear<T>(shape, biased, rate, before, seed);
     const linear_layouts kinds{any(), any(), any(), any()};
-    check_linear<A, T>("simd", backend::simd{.threads = 1}, p, kinds, 300);
-    CHECK((run_linear<A, T>(backend::simd{.threads = 3}, p, kinds)) ==
-          (run_linear<A, T>(backend::simd{.threads = 1}, p, kinds)));
+    check_linear<A, T>("tested", repeatedly().front(), p, kinds, 300);
+    CHECK((run_linear<A, T>(repeatedly().at(1), p, kinds)) ==
+          (run_linear<A, T>(repeatedly().front(), p, kinds)));
   }
 }
 

@@ -13,6 +13,7 @@
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
+#include "support/on_both_backends.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
@@ -99,9 +100,9 @@ TEMPLATE_TEST_CASE("adamw: fifty steps against a scalar loop", "[components]", f
   using T = TestType;
   for (const index_t n : {0, 1, 7, 8, 15, 16, 17, 33, 1000}) {
     check_adamw<T>(backend::reference{}, n);
-    check_adamw<T>(backend::simd{}, n);
+    check_adamw<T>(tested{}, n);
   }
-  check_adamw<T>(backend::simd{.threads = 3}, 20011);
+  for (const tested& backend : repeatedly()) check_adamw<T>(backend, 20011);
 }
 
 TEST_CASE("adamw: decay is decoupled, and the first step is of size rate", "[components]") {
@@ -112,65 +113,109 @@ TEST_CASE("adamw: decay is decoupled, and the first step is of size rate", "[com
   };
   for (const double g : {1e-3, 1.0, 1e6, -5.0}) {
     const adamw_options o{.rate = 0.125, .epsilon = 0, .decay = 0};
-    CHECK(std::abs(run(backend::simd{}, 2, g, o) - (2 - std::copysign(0.125, g))) < 1e-12);
+    CHECK(std::abs(run(tested{}, 2, g, o) - (2 - std::copysign(0.125, g))) < 1e-12);
     CHECK(std::abs(run(backend::reference{}, 2, g, o) - (2 - std::copysign(0.125, g))) < 1e-12);
   }
   // Without a gradient only the decay moves the weight, by rate times decay.
-  CHECK(std::abs(run(backend::simd{}, 2, 0, {.rate = 0.125, .decay = 0.5}) - 2 * (1 - 0.0625)) <
-        1e-15);
+  CHECK(std::abs(run(tested{}, 2, 0, {.rate = 0.125, .decay = 0.5}) - 2 * (1 - 0.0625)) < 1e-15);
   // NaN stays where it is.
   std::vector<float> w(20, 1.0F), m(20), v(20), g(20, 0.5F);
   g[13] = std::numeric_limits<float>::quiet_NaN();
-  adamw(backend::simd{}, flat(w), view<const float, 1>(flat(g)), flat(m), flat(v), {});
+  adamw(tested{}, flat(w), view<const float, 1>(flat(g)), flat(m), flat(v), {});
   for (std::size_t i = 0; i < 20; ++i) CHECK(std::isnan(w[i]) == (i == 13));
 }
 
 TEST_CASE("adamw: the same bits for every thread count", "[components]") {
   const index_t n = 40007;
   const auto g = random_vector<float>(n, 2);
-  const auto run = [&](unsigned threads) {
+  const auto run = [&](const tested& backend) {
     std::array<std::vector<float>, 3> wmv{random_vector<float>(n, 1), std::vector<float>(g.size()),
                                           std::vector<float>(g.size())};
     for (index_t step = 1; step <= 3; ++step)
-      adamw(backend::simd{.threads = threads}, flat(wmv[0]), flat(g), flat(wmv[1]), flat(wmv[2]),
-            {.step = step});
+      adamw(backend, flat(wmv[0]), flat(g), flat(wmv[1]), flat(wmv[2]), {.step = step});
     return wmv;
   };
-  const auto one = run(1);
-  for (const unsigned threads : {2u, 3u, 8u}) CHECK(run(threads) == one);
+  const auto one = run(repeatedly().front());
+  for (const tested& backend : repeatedly()) CHECK(run(backend) == one);
 }
 
 TEMPLATE_TEST_CASE("norm2: values, bits for every thread count, NaN and infinity", "[components]",
                    float, double, Eigen::half, Eigen::bfloat16) {
   using T = TestType;
-  for (const index_t n : {0, 1, 17, 4095, 4096, 4097, 50000}) {
+  for (const index_t n : {0, 1, 17, 4095, 4096, 4097, 50000, 1100003}) {
     auto g = random_vector<T>(n, 5);
     long double sum = 0;
     for (const T x : g)
       sum += static_cast<long double>(static_cast<double>(x)) * static_cast<double>(x);
     const double exact = static_cast<double>(std::sqrt(sum)),
-                 one = norm2(backend::simd{.threads = 1}, flat(std::as_const(g)));
+                 one = norm2(tested{}, flat(std::as_const(g)));
     CAPTURE(n);
     CHECK(std::abs(one - exact) <= rounding_growth(5000, unit_roundoff<double>()) * exact);
     CHECK(norm2(backend::reference{}, flat(std::as_const(g))) == one);
-    for (const unsigned threads : {2u, 3u, 8u})
-      CHECK(norm2(backend::simd{.threads = threads}, flat(std::as_const(g))) == one);
+    for (const tested& backend : repeatedly()) CHECK(norm2(backend, flat(std::as_const(g))) == one);
     if (n == 0) continue;
     for (const index_t at : {index_t{0}, n / 2, n - 1}) {
       auto spoilt = g;
       spoilt[static_cast<std::size_t>(at)] = std::numeric_limits<T>::infinity();
-      CHECK(norm2(backend::simd{}, flat(std::as_const(spoilt))) ==
+      CHECK(norm2(tested{}, flat(std::as_const(spoilt))) ==
             std::numeric_limits<double>::infinity());
       spoilt[static_cast<std::size_t>(at)] = std::numeric_limits<T>::quiet_NaN();
-      CHECK(std::isnan(norm2(backend::simd{}, flat(std::as_const(spoilt)))));
+      CHECK(std::isnan(norm2(tested{}, flat(std::as_const(spoilt)))));
       CHECK(std::isnan(norm2(backend::reference{}, flat(std::as_const(spoilt)))));
     }
   }
   // In double, the squares of large floats do not overflow.
   const std::vector<float> large(3, 1e30F);
-  CHECK(
-      std::abs(norm2(backend::simd{}, flat(large)) / (std::sqrt(3.0) * static_cast<double>(1e30F)) -
-               1) < 1e-15);
+  CHECK(std::abs(norm2(tested{}, flat(large)) / (std::sqrt(3.0) * static_cast<double>(1e30F)) - 1) <
+        1e-15);
+}
+
+TEST_CASE("clip_to and adamw's clip: the factor never leaves the backend", "[components]") {
+  // The array's memory is the device's too, which the stack's is not.
+  std::vector<gradient_clip> clip(1);
+  const auto check = [&](const auto& backend) {
+    const index_t n = 20011;
+    const auto g = random_vector<float>(n, 3);
+    const double norm = norm2(backend, flat(g));
+    for (const double limit : {0.5, 1e6, 0.0}) {
+      clip_to(backend, flat(g), limit, clip.data());
+      CHECK(clip[0].norm == norm);
+      CHECK(clip[0].factor == clip_factor(norm, limit));
+      std::array<std::vector<float>, 3> given{
+          random_vector<float>(n, 1), std::vector<float>(g.size()), std::vector<float>(g.size())};
+      auto found = given;
+      adamw(backend, flat(given[0]), flat(g), flat(given[1]), flat(given[2]),
+            {.gradient_scale = 0.5 * clip_factor(norm, limit)});
+      adamw(backend, flat(found[0]), flat(g), flat(found[1]), flat(found[2]),
+            {.gradient_scale = 0.5, .clip = clip.data()});
+      CHECK(given == found);
+    }
+    CHECK(says(message_of<error>([&] { clip_to(backend, flat(g), 1, nullptr); }),
+               {"clip_to", ": to:", "null"}));
+  };
+  check(backend::reference{});
+  check(tested{});
+}
+
+TEST_CASE("adamw: rates in the backend's memory", "[components]") {
+  std::vector<adamw_rates> rates(1);
+  const auto check = [&](const auto& backend) {
+    const index_t n = 1003;
+    const auto g = random_vector<float>(n, 3);
+    std::array<std::vector<float>, 3> given{
+        random_vector<float>(n, 1), std::vector<float>(g.size()), std::vector<float>(g.size())};
+    auto found = given;
+    for (index_t step = 1; step <= 3; ++step) {
+      const adamw_options o{.rate = 0.1 / static_cast<double>(step), .step = step};
+      adamw(backend, flat(given[0]), flat(g), flat(given[1]), flat(given[2]), o);
+      rates[0] = rates_of(o);
+      adamw(backend, flat(found[0]), flat(g), flat(found[1]), flat(found[2]),
+            {.rates = rates.data()});
+      CHECK(given == found);
+    }
+  };
+  check(backend::reference{});
+  check(tested{});
 }
 
 TEST_CASE("clip_factor", "[components]") {
@@ -209,7 +254,7 @@ TEST_CASE("optimizer errors", "[errors]") {
                            view<float, 1> v, const adamw_options& o,
                            std::initializer_list<std::string_view> words) {
     CHECK(says(message_of<error>([&] { adamw(backend::reference{}, w, g, m, v, o); }), words));
-    CHECK(says(message_of<error>([&] { adamw(backend::simd{}, w, g, m, v, o); }), words));
+    CHECK(says(message_of<error>([&] { adamw(tested{}, w, g, m, v, o); }), words));
     CHECK(memory == before);
   };
   const auto w = at(0, 20), m = at(40, 20), v = at(60, 20);
@@ -228,9 +273,9 @@ TEST_CASE("optimizer errors", "[errors]") {
   refused(w, g, at(19, 20), v, {}, {"overlap"});
   refused(w, g, m, m, {}, {"overlap"});
   refused(w, at(1, 20), m, v, {}, {"overlap"});
-  CHECK(says(message_of<error>([&] { norm2(backend::simd{}, view<const float, 1>(nullptr, {4})); }),
+  CHECK(says(message_of<error>([&] { norm2(tested{}, view<const float, 1>(nullptr, {4})); }),
              {"norm2", ": g:", "null"}));
-  CHECK(says(message_of<error>(
-                 [&] { norm2(backend::simd{}, view<const float, 1>(memory.data(), {4}, {2})); }),
-             {"norm2", ": g:", "unit stride"}));
+  CHECK(says(
+      message_of<error>([&] { norm2(tested{}, view<const float, 1>(memory.data(), {4}, {2})); }),
+      {"norm2", ": g:", "unit stride"}));
 }

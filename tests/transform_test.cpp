@@ -12,15 +12,66 @@
 #include <numeric>
 #include <vector>
 
-#include "support/architectures.hpp"
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
+#include "support/on_both_backends.hpp"
+#if !defined(__CUDACC__)
+#include "support/architectures.hpp"
+#endif
 
 using namespace mmrec;
 using namespace mmrec::testing;
 
 namespace {
+
+// What is mapped: functors, because a kernel takes no generic lambda.
+struct product_plus_first {
+  template <class V>
+  MMREC_HD V operator()(const V& a, const V& b) const {
+    return a * b + a;
+  }
+};
+struct difference_and_product {
+  template <class V>
+  MMREC_HD std::array<V, 2> operator()(const V& a, const V& b) const {
+    return {a - b, a * b};
+  }
+};
+struct difference_and_sum {
+  template <class V>
+  MMREC_HD std::array<V, 2> operator()(const V& a, const V& b) const {
+    return {a - b, a + b};
+  }
+};
+struct difference_or_product {
+  template <class V>
+  MMREC_HD V operator()(const V& a, const V& b) const {
+    return math::select(a > b, a - b, a * b);
+  }
+};
+struct sum_of_both {
+  template <class V>
+  MMREC_HD V operator()(const V& a, const V& b) const {
+    return a + b;
+  }
+};
+struct silu_plus_tanh {
+  template <class V>
+  MMREC_HD V operator()(const V& v) const {
+    return v * math::sigmoid(v) + math::tanh(v);
+  }
+  template <class V>
+  MMREC_HD V operator()(const V& v, const V& u) const {
+    return v * math::sigmoid(u) + math::tanh(v);
+  }
+};
+struct twice {
+  template <class V>
+  MMREC_HD std::array<V, 2> operator()(const V& v) const {
+    return {v, v};
+  }
+};
 
 // An array of any rank with its elements anywhere in a larger memory, as a seed decides.
 template <class T, std::size_t Rank>
@@ -34,7 +85,7 @@ struct scattered {
     std::array<std::size_t, Rank> order{};
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::array<index_t, Rank> strides{};
-    index_t stride = 1, first = 7;
+    index_t stride = 1, first = seed % 2 == 0 ? 32 : 7;  // at a multiple of 16 bytes, and not
     if (seed != 0)
       for (std::size_t i = Rank; i-- > 1;)
         std::swap(order[i],
@@ -105,16 +156,14 @@ void check_transform(const Backend& backend, const std::array<index_t, Rank>& ex
   for_each_index(extents, [&](const auto& i) {
     write(expected_one, one, i, read(x, i) * read(y, i) + read(x, i));
   });
-  transform(backend, [](auto a, auto b) { return a * b + a; }, one.view, x.view, y.view);
+  transform(backend, product_plus_first{}, one.view, x.view, y.view);
   CHECK(same_bits(one.memory, expected_one));
 
   for_each_index(extents, [&](const auto& i) {
     write(expected_one, one, i, read(x, i) - read(y, i));
     write(expected_two, two, i, read(x, i) * read(y, i));
   });
-  transform(
-      backend, [](auto a, auto b) { return std::array{a - b, a * b}; },
-      std::tuple{one.view, two.view}, x.view, y.view);
+  transform(backend, difference_and_product{}, std::tuple{one.view, two.view}, x.view, y.view);
   CHECK(same_bits(one.memory, expected_one));
   CHECK(same_bits(two.memory, expected_two));
 
@@ -124,9 +173,7 @@ void check_transform(const Backend& backend, const std::array<index_t, Rank>& ex
     write(expected_one, one, i, read(one, i) - read(y, i));
     write(expected_y, y, i, read(one, i) + read(y, i));
   });
-  transform(
-      backend, [](auto a, auto b) { return std::array{a - b, a + b}; },
-      std::tuple{one.view, y.view}, one.view, y.view);
+  transform(backend, difference_and_sum{}, std::tuple{one.view, y.view}, one.view, y.view);
   CHECK(same_bits(one.memory, expected_one));
   CHECK(same_bits(y.memory, expected_y));
 
@@ -139,7 +186,7 @@ template <class T, std::size_t Rank>
 void check_both(const std::array<index_t, Rank>& extents, std::uint64_t seed, unsigned flat) {
   CAPTURE(extents, seed, flat);
   check_transform<T>(backend::reference{}, extents, seed, flat);
-  check_transform<T>(backend::simd{}, extents, seed, flat);
+  check_transform<T>(tested{}, extents, seed, flat);
 }
 
 }  // namespace
@@ -172,13 +219,14 @@ TEMPLATE_TEST_CASE("transform: many rows and long rows on several threads", "[co
                                                 {1, 1, 100001},
                                                 {3, 8192, 1},
                                                 {5, 1, 8193}})
-    for (const unsigned threads : {1u, 2u, 3u, 8u})
+    for (const tested& backend : repeatedly())
       for (const std::uint64_t seed : {0u, 5u}) {
-        CAPTURE(extents, threads, seed);
-        check_transform<T>(backend::simd{.threads = threads}, extents, seed, 0);
+        CAPTURE(extents, seed);
+        check_transform<T>(backend, extents, seed, 0);
       }
 }
 
+#if !defined(__CUDACC__)
 TEMPLATE_LIST_TEST_CASE("transform: on this architecture", "[components]", all_architectures) {
   const auto check = [&]<class T>(T) {
     for (std::uint64_t seed = 1; seed < 40; ++seed) {
@@ -187,13 +235,13 @@ TEMPLATE_LIST_TEST_CASE("transform: on this architecture", "[components]", all_a
                                            random.integer(1, 40)};
       CAPTURE(sizeof(T), seed, extents);
       const scattered<T, 3> x(extents, seed % 4 == 0 ? 0 : seed), y(extents, seed + 100, seed % 8);
-      const auto f = [](auto a, auto b) { return math::select(a > b, a - b, a * b); };
       const scattered<T, 3> actual(extents, seed % 3 == 0 ? 0 : seed + 200);
       auto memory = actual.memory;
       const view<T, 3> expected{memory.data() + (actual.view.data_handle() - actual.memory.data()),
                                 extents, actual.view.strides()};
-      transform(backend::simd_for<TestType>{.threads = 2}, f, actual.view, x.view, y.view);
-      transform(backend::reference{}, f, expected, x.view, y.view);
+      transform(backend::simd_for<TestType>{.threads = 2}, difference_or_product{}, actual.view,
+                x.view, y.view);
+      transform(backend::reference{}, difference_or_product{}, expected, x.view, y.view);
       CHECK(std::memcmp(memory.data(), actual.memory.data(), memory.size() * sizeof(T)) == 0);
     }
   };
@@ -201,15 +249,15 @@ TEMPLATE_LIST_TEST_CASE("transform: on this architecture", "[components]", all_a
   check(double{});
   check(Eigen::bfloat16{});
 }
+#endif
 
 TEST_CASE("transform: mathematics has the same bits for every thread count", "[components]") {
   const index_t n = 50003;
   const auto x = random_vector<float>(n, 1, -6, 6);
   std::vector<float> one(x.size()), many(x.size());
-  const auto f = [](auto v) { return v * math::sigmoid(v) + math::tanh(v); };
-  transform(backend::simd{.threads = 1}, f, as_view(one), as_view(x));
-  for (const unsigned threads : {2u, 3u, 8u}) {
-    transform(backend::simd{.threads = threads}, f, as_view(many), as_view(x));
+  transform(repeatedly().front(), silu_plus_tanh{}, as_view(one), as_view(x));
+  for (const tested& backend : repeatedly()) {
+    transform(backend, silu_plus_tanh{}, as_view(many), as_view(x));
     CHECK(same_bits(one, many));
   }
   for (std::size_t i = 0; i < x.size(); i += 97) {
@@ -225,16 +273,16 @@ TEMPLATE_TEST_CASE("transform: mathematics has the same bits whatever the layout
   const std::array<index_t, 3> extents{3, 41, 37};
   const index_t n = 3 * 41 * 37;
   const auto values = random_vector<T>(n, 3, -6, 6);
-  const auto f = [](auto v, auto u) { return v * math::sigmoid(u) + math::tanh(v); };
+  const silu_plus_tanh f;
   std::vector<T> expected(values.size());
-  transform(backend::simd{.threads = 1}, f, view<T, 1>{expected.data(), {n}},
+  transform(repeatedly().front(), f, view<T, 1>{expected.data(), {n}},
             view<const T, 1>{values.data(), {n}}, view<const T, 1>{values.data(), {n}});
   const auto check = [&](const scattered<T, 3>& x, const scattered<T, 3>& y) {
     index_t i = 0;
     for_each_index(extents, [&](const auto& at) {
       element_at(x.view, at) = values[static_cast<std::size_t>(i++)];
     });
-    transform(backend::simd{}, f, y.view, x.view, x.view);
+    transform(tested{}, f, y.view, x.view, x.view);
     std::vector<T> got;
     for_each_index(extents, [&](const auto& at) { got.push_back(element_at(y.view, at)); });
     CHECK(same_bits(got, expected));
@@ -247,7 +295,7 @@ TEMPLATE_TEST_CASE("transform: mathematics has the same bits whatever the layout
   // Long rows from every alignment on.
   for (index_t from = 0; from < 20; ++from) {
     std::vector<T> y(values.size());
-    transform(backend::simd{.threads = 1}, f, view<T, 1>{y.data() + from, {n - from}},
+    transform(repeatedly().front(), f, view<T, 1>{y.data() + from, {n - from}},
               view<const T, 1>{values.data() + from, {n - from}},
               view<const T, 1>{values.data() + from, {n - from}});
     CAPTURE(from);
@@ -258,16 +306,16 @@ TEMPLATE_TEST_CASE("transform: mathematics has the same bits whatever the layout
 
 TEST_CASE("transform: accumulates where the output is an input", "[components]") {
   std::vector<double> total(1000, 0.5), x(1000, 0.25);
-  transform(backend::simd{}, [](auto t, auto v) { return t + v; }, as_view(total), total, x);
+  transform(tested{}, sum_of_both{}, as_view(total), total, x);
   CHECK(std::all_of(total.begin(), total.end(), [](double v) { return v == 0.75; }));
 }
 
 TEST_CASE("fill: infinities, NaN and rounding", "[components]") {
   std::vector<Eigen::half> h(37);
-  fill(backend::simd{}, as_view(h), 0.1);
+  fill(tested{}, as_view(h), 0.1);
   for (const auto v : h) CHECK(v == static_cast<Eigen::half>(0.1F));
   std::vector<float> f(37);
-  fill(backend::simd{}, as_view(f), -std::numeric_limits<double>::infinity());
+  fill(tested{}, as_view(f), -std::numeric_limits<double>::infinity());
   for (const float v : f) CHECK(v == -std::numeric_limits<float>::infinity());
   fill(backend::reference{}, as_view(f), std::numeric_limits<double>::quiet_NaN());
   for (const float v : f) CHECK(std::isnan(v));
@@ -279,18 +327,17 @@ TEST_CASE("transform errors: shapes, null data, overlap", "[errors]") {
   const auto at = [&](index_t offset, std::array<index_t, 2> e) {
     return view<float, 2>(memory.data() + offset, e);
   };
-  const auto same = [](auto v) { return v; };
-  const auto twice = [](auto v) { return std::array{v, v}; };
+  const same_value same;
   const auto refused = [&](const auto& call, std::initializer_list<std::string_view> words) {
     CHECK(says(message_of<error>([&] { call(backend::reference{}); }), words));
-    CHECK(says(message_of<error>([&] { call(backend::simd{}); }), words));
+    CHECK(says(message_of<error>([&] { call(tested{}); }), words));
     CHECK(same_bits(memory, before));
   };
   refused([&](const auto& on) { transform(on, same, at(0, {4, 5}), at(100, {5, 4})); },
           {"transform", ": input:", "(4, 5)", "(5, 4)"});
   refused(
       [&](const auto& on) {
-        transform(on, twice, std::tuple{at(0, {4, 5}), at(100, {4, 6})}, at(200, {4, 5}));
+        transform(on, twice{}, std::tuple{at(0, {4, 5}), at(100, {4, 6})}, at(200, {4, 5}));
       },
       {"transform", ": output:", "(4, 5)", "(4, 6)"});
   refused([&](const auto& on) { transform(on, same, at(0, {-4, 5}), at(100, {-4, 5})); },
@@ -316,12 +363,12 @@ TEST_CASE("transform errors: shapes, null data, overlap", "[errors]") {
   // Outputs that share memory with each other or with themselves.
   refused(
       [&](const auto& on) {
-        transform(on, twice, std::tuple{at(0, {4, 5}), at(19, {4, 5})}, at(200, {4, 5}));
+        transform(on, twice{}, std::tuple{at(0, {4, 5}), at(19, {4, 5})}, at(200, {4, 5}));
       },
       {"transform", ": output:", "another output"});
   refused(
       [&](const auto& on) {
-        transform(on, twice, std::tuple{at(0, {4, 5}), at(0, {4, 5})}, at(0, {4, 5}));
+        transform(on, twice{}, std::tuple{at(0, {4, 5}), at(0, {4, 5})}, at(0, {4, 5}));
       },
       {"transform", ": output:", "another output"});
   refused(

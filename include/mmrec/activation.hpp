@@ -112,4 +112,20 @@ concept activation_function = requires(float u) {
   { A::derivative(u) } -> std::same_as<float>;
 };
 
+namespace detail {
+
+/// dL/du from dL/dy, the saved array and the dropout factor.
+template <class Activation, class V>
+MMREC_HD V preactivation_gradient(const V& dy, const V& saved, const V& factor, const V& keep) {
+  // A saved output carries the dropout's scale; undo it before asking for the derivative.
+  if constexpr (std::same_as<Activation, activation::identity>)
+    return dy * factor;
+  else if constexpr (Activation::saves_output)
+    return dy * factor * Activation::derivative(saved * keep);
+  else
+    return dy * factor * Activation::derivative(saved);
+}
+
+}  // namespace detail
+
 }  // namespace mmrec

@@ -64,6 +64,9 @@ using simd = simd_for<default_simd_arch>;
 struct cuda {
   void* stream = nullptr;  // a cudaStream_t; null: the default stream
   void* memory = nullptr;  // scratch: a cudaMemPool_t; null: mmrec's own pool of the device
+  /// Products of float matrices may round their factors to TF32 (10 bits of mantissa instead of 23)
+  /// and so use the tensor cores; sums stay float.
+  bool tf32 = false;
 };
 
 }  // namespace backend
@@ -88,7 +91,7 @@ inline constexpr bool is_simd_without_xsimd<backend::simd_for<no_simd_arch>> = t
 
 /// What backends provide kernels for. The CUDA backend has the primitives named in `in_cuda`;
 /// everything else is `other`.
-enum class primitive { scan, norm, attention, loss, embedding, other };
+enum class primitive { scan, transform, linear, norm, attention, loss, embedding, other };
 template <primitive P>
 inline constexpr bool in_cuda = P != primitive::other;
 

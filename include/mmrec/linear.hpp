@@ -8,9 +8,10 @@
 // Elements are float, double or 16-bit storage (products and sums in float). The activation is a
 // template argument (activation.hpp; default identity). The dropout mask (random.hpp) is recomputed
 // from its seed, never stored. Any strides; a row-major W is the fast layout. The order of
-// summation is fixed by the shapes alone: results have the same bits for every thread count.
-// Errors: extents that disagree, null data, outputs that overlap inputs or each other, a rate
-// outside [0, 1).
+// summation is fixed by the shapes alone: results have the same bits for every thread count. On the
+// GPU it also depends on layout and alignment, float products may use TF32 (backend::cuda::tf32),
+// and 16-bit ones take du rounded to the element's type (cuda/linear.cuh). Errors: extents that
+// disagree, null data, outputs that overlap inputs or each other, a rate outside [0, 1).
 //
 //   linear_relu(backend::simd{}, x, w, bias, y);
 //   linear<activation::gelu>(backend::simd{}, x, w, y, {.bias = b, .preactivation = u});
@@ -55,22 +56,6 @@ struct linear_gradients {
 
 namespace detail {
 
-/// dL/du from dL/dy, the saved array and the dropout factor.
-template <class Activation, class V>
-MMREC_HD V preactivation_gradient(const V& dy, const V& saved, const V& factor, const V& keep) {
-  // A saved output carries the dropout's scale; undo it before asking for the derivative.
-  if constexpr (std::same_as<Activation, activation::identity>)
-    return dy * factor;
-  else if constexpr (Activation::saves_output)
-    return dy * factor * Activation::derivative(saved * keep);
-  else
-    return dy * factor * Activation::derivative(saved);
-}
-
-}  // namespace detail
-
-namespace detail {
-
 /// W as a backend's products want it; each backend has its own.
 template <class B, element T>
 struct weight_storage;
@@ -106,7 +91,7 @@ class packed_weights {
   template <readable_array<2> W>
   packed_weights(const B& backend, const W& w)
       : outputs_(as_view(w).extent(0)), inputs_(as_view(w).extent(1)) {
-    require_built<B>();
+    require_built<B, primitive::linear>();
     const view<const T, 2> weights = as_view(w);
     check_view("packed_weights", "w", weights, weights.extents());
     storage_ = std::make_shared<const detail::weight_storage<B, T>>(backend, weights);
@@ -129,7 +114,7 @@ void linear(const B& backend, const X& x, const W& w, const Y& y,
   using T = element_of<Y>;
   static_assert(std::same_as<element_of<X>, T> && std::same_as<element_of<W>, T>,
                 "mmrec: the arrays of one call must have one element type (convert first)");
-  require_built<B>();
+  require_built<B, primitive::linear>();
   const view<const T, 2> in = as_view(x), weight = as_view(w);
   const view<T, 2> out = as_view(y);
   check_view("linear", "w", weight, {weight.extent(0), in.extent(1)});
@@ -169,7 +154,7 @@ void linear_backward(const B& backend, const G& dy, const X& x, const W& w,
   using T = element_of<G>;
   static_assert(std::same_as<element_of<X>, T> && std::same_as<element_of<W>, T>,
                 "mmrec: the arrays of one call must have one element type (convert first)");
-  require_built<B>();
+  require_built<B, primitive::linear>();
   const view<const T, 2> g = as_view(dy), in = as_view(x), weight = as_view(w);
   const char* function = "linear_backward";
   check_view(function, "dy", g, {in.extent(0), weight.extent(0)});
@@ -202,6 +187,9 @@ void linear_backward(const B& backend, const G& dy, const X& x, const W& w,
 }  // namespace mmrec
 
 #include <mmrec/reference/linear.hpp>
+#if defined(__CUDACC__)
+#include <mmrec/cuda/linear.cuh>
+#endif
 #if !defined(__CUDACC__) && __has_include(<xsimd/xsimd.hpp>)
 #include <mmrec/simd/linear.hpp>
 #endif

@@ -15,6 +15,11 @@
 //   const double norm = norm2(backend::simd{}, g);
 //   adamw(backend::simd{}, w, g, m, v,
 //         {.rate = schedule(t), .gradient_scale = clip_factor(norm, 1.0), .step = t});
+//
+// On the GPU norm2 waits for its value. Clipping without that, as a captured step needs it:
+//
+//   clip_to(backend::cuda{stream}, g, 1.0, clip);            // clip: a gradient_clip on the device
+//   adamw(backend::cuda{stream}, w, g, m, v, {.clip = clip, .rates = rates});   // likewise
 #pragma once
 
 #include <mmrec/loops.hpp>
@@ -24,15 +29,74 @@
 
 namespace mmrec {
 
+/// A gradient's norm, and the factor that clips it.
+struct gradient_clip {
+  double norm = 0, factor = 1;
+};
+
+/// What changes from step to step of a schedule.
+struct adamw_rates {
+  double rate = 1e-3;
+  double correction1 = 1, correction2 = 1;  ///< 1 / (1 - beta^t)
+};
+
 struct adamw_options {
   double rate = 1e-3;
   double beta1 = 0.9, beta2 = 0.999;
   double epsilon = 1e-8;
   double decay = 0.01;
   double gradient_scale =
-      1;             ///< multiplies every gradient first: clipping without a pass of its own
+      1;  ///< multiplies every gradient first: clipping without a pass of its own
+  /// If not null, its factor too multiplies every gradient: memory that the backend reads when the
+  /// update runs (backend::cuda: the device's), where clip_to left it.
+  const gradient_clip* clip = nullptr;
+  /// If not null, memory of the same kind that stands in for rate and step: a captured update then
+  /// follows its schedule (rates_of gives the values).
+  const adamw_rates* rates = nullptr;
   index_t step = 1;  ///< t, counted from 1
 };
+
+/// The rate and corrections of o.step.
+inline adamw_rates rates_of(const adamw_options& o) {
+  return {o.rate, 1 / (1 - std::pow(o.beta1, static_cast<double>(o.step))),
+          1 / (1 - std::pow(o.beta2, static_cast<double>(o.step)))};
+}
+
+namespace detail {
+
+/// New w, m and v from w, g, m and v.
+struct adamw_update {
+  adamw_options o;
+  adamw_rates at;
+
+  template <class V>
+  MMREC_HD std::array<V, 3> operator()(const V& w0, const V& g0, const V& m0, const V& v0) const {
+    const V gradient = g0 * math::constant<V>(o.gradient_scale);
+    const V m1 = m0 * math::constant<V>(o.beta1) + gradient * math::constant<V>(1 - o.beta1);
+    const V v1 =
+        v0 * math::constant<V>(o.beta2) + gradient * gradient * math::constant<V>(1 - o.beta2);
+    const V direction =
+        m1 * math::constant<V>(at.correction1) /
+        (math::sqrt(v1 * math::constant<V>(at.correction2)) + math::constant<V>(o.epsilon));
+    return {w0 - math::constant<V>(at.rate) * (direction + math::constant<V>(o.decay) * w0), m1,
+            v1};
+  }
+};
+
+/// The same with what lies in the backend's memory.
+struct adamw_update_from_memory {
+  adamw_update update;
+
+  template <class V>
+  MMREC_HD std::array<V, 3> operator()(const V& w0, const V& g0, const V& m0, const V& v0) const {
+    adamw_update now = update;
+    if (now.o.clip) now.o.gradient_scale *= now.o.clip->factor;
+    if (now.o.rates) now.at = *now.o.rates;
+    return now(w0, g0, m0, v0);
+  }
+};
+
+}  // namespace detail
 
 /// One update of a flat array, in place.
 template <backend_tag B, element T>
@@ -45,31 +109,30 @@ void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, con
   if (o.step < 1) throw error("adamw", "step", "1 or more", std::to_string(o.step));
   check_rate("adamw", "beta1", o.beta1);
   check_rate("adamw", "beta2", o.beta2);
-  const double c1 = 1 / (1 - std::pow(o.beta1, static_cast<double>(o.step)));
-  const double c2 = 1 / (1 - std::pow(o.beta2, static_cast<double>(o.step)));
-  transform(
-      backend,
-      [=]<class V>(const V& w0, const V& g0, const V& m0, const V& v0) {
-        const V gradient = g0 * math::constant<V>(o.gradient_scale);
-        const V m1 = m0 * math::constant<V>(o.beta1) + gradient * math::constant<V>(1 - o.beta1);
-        const V v1 =
-            v0 * math::constant<V>(o.beta2) + gradient * gradient * math::constant<V>(1 - o.beta2);
-        const V direction = m1 * math::constant<V>(c1) /
-                            (math::sqrt(v1 * math::constant<V>(c2)) + math::constant<V>(o.epsilon));
-        return std::array<V, 3>{
-            w0 - math::constant<V>(o.rate) * (direction + math::constant<V>(o.decay) * w0), m1, v1};
-      },
-      std::tuple{w, m, v}, w, g, m, v);
+  const detail::adamw_update update{o, rates_of(o)};
+  if (o.clip || o.rates)
+    transform(backend, detail::adamw_update_from_memory{update}, std::tuple{w, m, v}, w, g, m, v);
+  else
+    transform(backend, update, std::tuple{w, m, v}, w, g, m, v);
 }
 
-/// Euclidean norm of a flat array, summed in double: blocks of 4096 in order, 16 interleaved sums
-/// in each. NaN if any element is.
+namespace detail {
+
+/// How the norm's sum of squares is cut on every backend and architecture, so that its bits are the
+/// same: blocks with interleaved sums in each, and interleaved sums of the blocks.
+inline constexpr index_t norm_block = 4096;
+inline constexpr int norm_lanes = 16, norm_block_lanes = 256;
+inline index_t norm_blocks(index_t n) { return (n + norm_block - 1) / norm_block; }
+
+}  // namespace detail
+
+/// Euclidean norm of a flat array, summed in double. NaN if any element is.
 template <backend_tag B, element T>
 double norm2(const B& backend, const view<const T, 1>& g) {
   check_dense("norm2", "g", g, g.extents());
-  constexpr index_t block = 4096;
-  constexpr std::size_t lanes = 16;  // of every backend and architecture: the bits are the same
-  const index_t blocks = (g.size() + block - 1) / block;
+  constexpr index_t block = detail::norm_block;
+  constexpr std::size_t lanes = detail::norm_lanes;
+  const index_t blocks = detail::norm_blocks(g.size());
   scratch<double> partial(scratch_of(backend),
                           static_cast<std::size_t>(std::max<index_t>(1, blocks)));
   for_each_row(backend, blocks, block, [&](index_t i) {
@@ -88,14 +151,31 @@ double norm2(const B& backend, const view<const T, 1>& g) {
     total = 0;
     for (const double sum : sums) total += sum;
   });
+  std::array<double, detail::norm_block_lanes> sums{};
+  for (std::size_t i = 0; i < static_cast<std::size_t>(blocks); ++i)
+    sums[i % sums.size()] += partial[i];
   double total = 0;
-  for (index_t i = 0; i < blocks; ++i) total += partial[static_cast<std::size_t>(i)];
+  for (const double sum : sums) total += sum;
   return std::sqrt(total);
 }
 
 /// The factor that brings a gradient of this norm down to `limit` (0: no limit).
-inline double clip_factor(double norm, double limit) {
+MMREC_HD inline double clip_factor(double norm, double limit) {
   return limit > 0 && norm > limit ? limit / norm : 1.0;
+}
+
+namespace detail {
+inline void check_clip(const gradient_clip* to) {
+  if (!to) throw error("clip_to", "to", "memory for the result", "a null pointer");
+}
+}  // namespace detail
+
+/// The norm and the factor for this limit, left where the backend can read them.
+template <backend_tag B, element T>
+void clip_to(const B& backend, const view<const T, 1>& g, double limit, gradient_clip* to) {
+  detail::check_clip(to);
+  const double norm = norm2(backend, g);
+  *to = {norm, clip_factor(norm, limit)};
 }
 
 /// Linear warm-up from 0 to `peak` over `warmup` steps, then a cosine down to `floor` at step
@@ -113,3 +193,7 @@ struct cosine_schedule {
 };
 
 }  // namespace mmrec
+
+#if defined(__CUDACC__)
+#include <mmrec/cuda/optimizer.cuh>
+#endif

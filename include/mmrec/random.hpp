@@ -33,15 +33,19 @@ MMREC_HD constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t,
   return counter;
 }
 
+/// Random numbers 4 block to 4 block + 3 of the sequence `stream` under `seed`.
+MMREC_HD constexpr std::array<std::uint32_t, 4> random_block(std::uint64_t seed,
+                                                             std::uint64_t stream,
+                                                             std::uint64_t block) {
+  return philox({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
+                 static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
+                {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+}
+
 /// Random number `index` of the sequence `stream` under `seed`.
 MMREC_HD constexpr std::uint32_t random_bits(std::uint64_t seed, std::uint64_t stream,
                                              std::uint64_t index) {
-  const std::uint64_t block = index / 4;
-  const auto four =
-      philox({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
-              static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
-             {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
-  return four[index % 4];
+  return random_block(seed, stream, index / 4)[index % 4];
 }
 
 /// Uniform in (0, 1).
@@ -65,11 +69,14 @@ struct dropout {
   std::uint64_t stream = 0;
 
   constexpr bool active() const { return rate > 0; }
-  constexpr double scale() const { return 1 / (1 - rate); }
+  MMREC_HD constexpr double scale() const { return 1 / (1 - rate); }
+  /// Elements whose random bits are less are dropped.
+  MMREC_HD constexpr std::uint64_t threshold() const {
+    return static_cast<std::uint64_t>(rate * 0x1p32);
+  }
   /// 0 or scale().
   MMREC_HD constexpr double factor(index_t i) const {
-    const auto threshold = static_cast<std::uint64_t>(rate * 0x1p32);
-    return random_bits(seed, stream, static_cast<std::uint64_t>(i)) >= threshold ? scale() : 0.0;
+    return random_bits(seed, stream, static_cast<std::uint64_t>(i)) >= threshold() ? scale() : 0.0;
   }
 };
 

@@ -11,6 +11,9 @@
 // the inputs (in place); to accumulate, pass the output as an input. Inputs and outputs are read
 // and written once. Errors: extents that disagree, null data, overlap.
 //
+// In a .cu file `f` is a struct with a template operator() marked MMREC_HD, or an extended lambda
+// with parameters of the arithmetic type: nvcc passes no generic lambda to a kernel.
+//
 //   transform(backend::simd{}, [](auto x, auto y) { return x * mmrec::math::sigmoid(y); }, z, x, y);
 //   transform(backend::simd{}, [](auto x) { return std::array{x + x, x * x}; },
 //             std::tuple{twice, square}, x);
@@ -74,7 +77,7 @@ template <class... T>
 inline constexpr bool is_tuple<std::tuple<T...>> = true;
 
 template <class R>
-auto as_results(const R& r) {
+MMREC_HD auto as_results(const R& r) {
   if constexpr (requires { std::tuple_size<R>::value; })
     return r;
   else
@@ -91,14 +94,14 @@ void check_apart(const First& first, const Rest&... rest) {
 template <class B, class F, class... Out, class... In>
 void run_transform(const B& backend, const F& f, const std::tuple<Out...>& outputs,
                    const In&... inputs) {
-  require_built<B>();
+  require_built<B, primitive::transform>();
   const auto& extents = std::get<0>(outputs).extents();
   std::apply([&](const auto&... out) { (check_view("transform", "output", out, extents), ...); },
              outputs);
   (check_view("transform", "input", inputs, extents), ...);
   std::apply(
       [&](const auto&... out) {
-        const auto against_inputs = [&](const auto& o) {
+        const auto against_inputs = [&]([[maybe_unused]] const auto& o) {
           (check_disjoint_or_same("transform", "output", o, "an input", inputs), ...);
         };
         (against_inputs(out), ...);
@@ -124,6 +127,14 @@ void transform(const B& backend, const F& f, const Out& out, const In&... in) {
     detail::run_transform(backend, f, std::tuple{as_view(out)}, as_view(in)...);
 }
 
+/// The value itself: copies, and converts between element types.
+struct same_value {
+  template <class V>
+  MMREC_HD V operator()(const V& v) const {
+    return v;
+  }
+};
+
 /// out = value everywhere.
 template <backend_tag B, class Out>
 void fill(const B& backend, const Out& out, double value) {
@@ -132,14 +143,15 @@ void fill(const B& backend, const Out& out, double value) {
   using T = element_of<Out>;
   T one;
   store_element(&one, static_cast<accumulator_t<T>>(value));
-  transform(
-      backend, [](auto v) { return v; }, o,
-      view<const T, decltype(o)::rank()>(&one, o.extents(), {}));
+  transform(backend, same_value{}, o, view<const T, decltype(o)::rank()>(&one, o.extents(), {}));
 }
 
 }  // namespace mmrec
 
 #include <mmrec/reference/transform.hpp>
+#if defined(__CUDACC__)
+#include <mmrec/cuda/transform.cuh>
+#endif
 #if !defined(__CUDACC__) && __has_include(<xsimd/xsimd.hpp>)
 #include <mmrec/simd/transform.hpp>
 #endif

@@ -4,7 +4,26 @@
 // call. The tests then are the same for every backend. Only .cu files include this.
 #pragma once
 
+#include <mmrec/linear.hpp>
+#include <mmrec/optimizer.hpp>
 #include <mmrec/scan.hpp>
+#include <mmrec/transform.hpp>
+
+#include <exception>
+#include <tuple>
+
+namespace mmrec::testing {
+struct device;
+}
+
+template <mmrec::element T>
+struct mmrec::detail::weight_storage<mmrec::testing::device, T> {
+  weight_storage<backend::cuda, T> storage;
+  weight_storage(const mmrec::testing::device&, const view<const T, 2>& from)
+      : storage(backend::cuda{}, from) {
+    cuda::check("packed_weights", "cudaDeviceSynchronize", cudaDeviceSynchronize());
+  }
+};
 
 namespace mmrec::testing {
 
@@ -23,6 +42,60 @@ inline bool keeps_order(const device& d) { return d.how == regime::march; }
 /// compiled once; cuda_sweep.hpp has the definition for other operators.
 template <class Op, element T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
 void sweep(const device& on, const Op& op, const sweep_args<T, State, NI, NO, NS>& args);
+
+/// f(backend::cuda) on the default stream, and the host waits for it.
+template <class F>
+auto on_the_device(const char* function, const F& f) {
+  struct wait {
+    const char* function;
+    ~wait() noexcept(false) {
+      const cudaError_t code = cudaDeviceSynchronize();
+      if (std::uncaught_exceptions() == 0) cuda::check(function, "cudaDeviceSynchronize", code);
+    }
+  } at_the_end{function};
+  return f(backend::cuda{});
+}
+
+template <class F, class... Out, class... In>
+void transform_kernel(const device&, const F& f, const std::tuple<Out...>& outputs,
+                      const std::tuple<In...>& inputs) {
+  on_the_device("transform",
+                [&](const backend::cuda& gpu) { transform_kernel(gpu, f, outputs, inputs); });
+}
+template <class Out>
+void fill(const device&, const Out& out, double value) {
+  on_the_device("fill", [&](const backend::cuda& gpu) { fill(gpu, out, value); });
+}
+
+template <element T>
+double norm2(const device&, const view<const T, 1>& g) {
+  return norm2(backend::cuda{}, g);
+}
+template <element T>
+void clip_to(const device&, const view<const T, 1>& g, double limit, gradient_clip* to) {
+  on_the_device("clip_to", [&](const backend::cuda& gpu) { clip_to(gpu, g, limit, to); });
+}
+
+template <class Activation, element T>
+void linear_kernel(const device&, const view<const T, 2>& x, const view<const T, 2>& w,
+                   const view<T, 2>& y, const linear_options<T>& options) {
+  on_the_device("linear", [&](const backend::cuda& gpu) {
+    linear_kernel<Activation>(gpu, x, w, y, options);
+  });
+}
+template <class Activation, element T>
+void linear_kernel(const device& on, const view<const T, 2>& x,
+                   const mmrec::detail::weight_storage<device, T>& w, const view<T, 2>& y,
+                   const linear_options<T>& options) {
+  linear_kernel<Activation>(on, x, w.storage.w, y, options);
+}
+template <class Activation, element T>
+void linear_backward_kernel(const device&, const view<const T, 2>& dy, const view<const T, 2>& x,
+                            const view<const T, 2>& w, const linear_gradients<T>& gradients) {
+  on_the_device("linear_backward", [&](const backend::cuda& gpu) {
+    linear_backward_kernel<Activation>(gpu, dy, x, w, gradients);
+  });
+}
 
 }  // namespace mmrec::testing
 

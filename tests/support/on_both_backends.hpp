@@ -5,6 +5,8 @@
 
 #include <mmrec/backend.hpp>
 
+#include <vector>
+
 #include "catch.hpp"
 #if defined(__CUDACC__)
 #include "cuda_device.hpp"
@@ -17,6 +19,16 @@ using tested = device;
 #else
 using tested = backend::simd;
 #endif
+
+/// The backend under test on several numbers of threads; the GPU, which has none, twice. Results
+/// must have the same bits on all of them.
+inline std::vector<tested> repeatedly() {
+#if defined(__CUDACC__)
+  return {tested{}, tested{}};
+#else
+  return {{.threads = 1}, {.threads = 2}, {.threads = 3}, {.threads = 8}, {}};
+#endif
+}
 
 /// Does the backend take the steps in the order of the definition?
 template <class B>

@@ -170,7 +170,7 @@ std::array<std::size_t, 2> board_bytes(const sweep_plan& plan) {
 /// The device memory that sweep() takes from the tag's pool for its kernels.
 template <class Op, element T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
 std::size_t sweep_scratch_bytes(const Op&, const sweep_args<T, State, NI, NO, NS>& args) {
-  using parameters = detail::sweep_parameters<Op, detail::stored<T>, State, NI, NO, NS>;
+  using parameters = detail::sweep_parameters<Op, stored<T>, State, NI, NO, NS>;
   if (args.sequences() == 0 || args.channels() == 0) return 0;
   return detail::padded(args.offsets.size_bytes()) +
          detail::board_bytes<parameters>(detail::plan_of<Op>(args.function, args))[1];
@@ -182,7 +182,7 @@ template <class Op, element T, class State, std::size_t NI, std::size_t NO, std:
 void sweep(const backend::cuda& backend, const Op& op,
            const sweep_args<T, State, NI, NO, NS>& args) {
   namespace d = cuda::detail;
-  using S = d::stored<T>;
+  using S = cuda::stored<T>;
   using parameters = d::sweep_parameters<Op, S, State, NI, NO, NS>;
   if (args.sequences() == 0 || args.channels() == 0) return;
   const char* const function = args.function;
@@ -221,7 +221,7 @@ void sweep(const backend::cuda& backend, const Op& op,
     cuda::check(function, "cudaMemsetAsync",
                 cudaMemsetAsync(p.board, 0, flag_bytes, cuda::stream_of(backend)));
   }
-  const auto threads = static_cast<unsigned>(plan.warps * d::warp);
+  const auto threads = static_cast<unsigned>(plan.warps * cuda::warp);
   const auto enqueue = [&](auto kernel, std::size_t shared_bytes) {
     cuda::launch(backend, function, {plan.blocks, threads, shared_bytes}, kernel, p);
   };

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+// linear, transform and the optimizer as only a GPU has them: TF32, our own product where cuBLASLt
+// has none, what cuBLASLt's relu does to a NaN, graphs, and scratch that is obtained once.
+#include <mmrec/linear.hpp>
+#include <mmrec/optimizer.hpp>
+
+#include <Eigen/Core>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "../support/catch.hpp"
+#include "../support/linear_harness.hpp"
+
+using namespace mmrec;
+using namespace mmrec::testing;
+
+namespace {
+
+void require(cudaError_t code) { REQUIRE(code == cudaSuccess); }
+
+// A change of the tuning that ends with the scope.
+struct tuned {
+  explicit tuned(const cuda::linear_tuning& t) { cuda::tuning_of_linear() = t; }
+  ~tuned() { cuda::tuning_of_linear() = {}; }
+};
+
+template <class T>
+view<T, 1> flat(std::vector<T>& v) {
+  return {v.data(), {static_cast<index_t>(v.size())}};
+}
+
+// All of a training step's calls on one linear layer.
+struct step {
+  static constexpr index_t rows = 64, inputs = 96, outputs = 80;
+  std::vector<float> x = random_vector<float>(rows * inputs, 1),
+                     w = random_vector<float>(outputs * inputs, 2),
+                     bias = random_vector<float>(outputs, 3),
+                     dy = random_vector<float>(rows * outputs, 4), y, u, dx, dw, db, m, v;
+  std::vector<gradient_clip> clip{1};
+
+  step()
+      : y(dy.size()),
+        u(dy.size()),
+        dx(x.size()),
+        dw(w.size()),
+        db(bias.size()),
+        m(w.size()),
+        v(w.size()) {}
+  void operator()(const backend::cuda& on) {
+    using A = activation::gelu;
+    const view<const float, 2> vx{x.data(), {rows, inputs}}, vw{w.data(), {outputs, inputs}};
+    const view<float, 2> vu{u.data(), {rows, outputs}};
+    const struct dropout drop{.rate = 0.1, .seed = 7};
+    linear<A>(on, vx, vw, view<float, 2>{y.data(), {rows, outputs}},
+              {.bias = flat(bias), .preactivation = vu, .dropout = drop});
+    fill(on, flat(db), 0.25);
+    linear_backward<A>(on, view<const float, 2>{dy.data(), {rows, outputs}}, vx, vw,
+                       {.saved = vu,
+                        .dx = {dx.data(), {rows, inputs}},
+                        .dw = {dw.data(), {outputs, inputs}},
+                        .dbias = flat(db),
+                        .accumulate_parameters = true,
+                        .dropout = drop});
+    clip_to(on, view<const float, 1>(flat(dw)), 1.0, clip.data());
+    adamw(on, flat(w), view<const float, 1>(flat(dw)), flat(m), flat(v), {.clip = clip.data()});
+  }
+  bool same_as(const step& o) const {
+    return y == o.y && u == o.u && dx == o.dx && dw == o.dw && db == o.db && w == o.w && m == o.m &&
+           v == o.v && clip[0].norm == o.clip[0].norm;
+  }
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("linear: our own product", "[components]", float, double, Eigen::half,
+                   Eigen::bfloat16) {
+  using T = TestType;
+  const tuned plain({.plain_products = true});
+  std::size_t turn = 0;
+  for (const linear_shape& shape :
+       {linear_shape{1, 1, 1}, linear_shape{15, 16, 17}, linear_shape{17, 31, 33},
+        linear_shape{64, 100, 48}, linear_shape{3, 300, 5}})
+    for (const double before : {0.0, 0.75}) {
+      const auto p = random_linear<T>(shape, true, 0.2, before, ++turn);
+      check_linear<activation::silu, T>("cuda", device{}, p);
+      check_linear<activation::identity, T>(
+          "cuda", device{}, p,
+          {layout::padded, layout::time_last, layout::unaligned, layout::channel_reversed});
+    }
+}
+
+TEMPLATE_TEST_CASE("linear: cuBLASLt has a kernel for every dense product", "[components]", float,
+                   double, Eigen::half, Eigen::bfloat16) {
+  // Or ours would be used, and every test would pass.
+  using S = cuda::stored<TestType>;
+  for (const linear_shape& shape : {linear_shape{32, 256, 512}, linear_shape{7, 13, 17},
+                                    linear_shape{1, 2048, 64}, linear_shape{256, 784, 10}}) {
+    const auto [rows, inputs, outputs] = shape;
+    std::vector<TestType> x(static_cast<std::size_t>(rows * inputs)),
+        w(static_cast<std::size_t>(outputs * inputs)), y(static_cast<std::size_t>(rows * outputs));
+    const auto stored = [](std::vector<TestType>& v, index_t first, index_t second) {
+      return view<S, 2>(reinterpret_cast<S*>(v.data()), {first, second});
+    };
+    const auto vx = stored(x, rows, inputs), vw = stored(w, outputs, inputs),
+               vy = stored(y, rows, outputs);
+    const auto product = [&](const view<S, 2>& a, const view<S, 2>& b, const view<S, 2>& d) {
+      return cuda::detail::blas_product<S, S>(backend::cuda{}, "linear", a, b, d, false);
+    };
+    CAPTURE(rows, inputs, outputs);
+    CHECK(product(vx, vw.permuted({1, 0}), vy));
+    CHECK(product(vy, vw, vx));
+    CHECK(product(vy.permuted({1, 0}), vx, vw));
+    CHECK(product(vw, vx.permuted({1, 0}), vy.permuted({1, 0})));
+    // The bias epilogue, which cuBLASLt has not for double.
+    if (!std::same_as<TestType, double>)
+      CHECK(cuda::detail::blas_product<S, S>(backend::cuda{}, "linear", vx, vw.permuted({1, 0}), vy,
+                                             false, CUBLASLT_EPILOGUE_BIAS, vw.data_handle()));
+  }
+  require(cudaDeviceSynchronize());
+}
+
+TEST_CASE("linear: TF32 where it is asked for", "[components]") {
+  const linear_shape shape{128, 256, 192};
+  const auto p = random_linear<float>(shape, true, 0, 0, 3);
+  const auto run = [&](bool tf32) {
+    std::vector<float> x(p.x.begin(), p.x.end()), w(p.w.begin(), p.w.end()),
+        bias(p.bias.begin(), p.bias.end()), y(static_cast<std::size_t>(shape.rows * shape.outputs));
+    linear(backend::cuda{.tf32 = tf32}, view<const float, 2>{x.data(), {shape.rows, shape.inputs}},
+           view<const float, 2>{w.data(), {shape.outputs, shape.inputs}},
+           view<float, 2>{y.data(), {shape.rows, shape.outputs}}, {.bias = flat(bias)});
+    require(cudaDeviceSynchronize());
+    return y;
+  };
+  const auto strict = run(false), rounded = run(true);
+  const double once = 0x1p-11;  // TF32 keeps 11 bits; a product has two such roundings
+  double worst_strict = 0, worst_rounded = 0;
+  for (index_t i = 0; i < shape.rows; ++i)
+    for (index_t o = 0; o < shape.outputs; ++o) {
+      double sum = p.bias[static_cast<std::size_t>(o)], size = std::abs(sum);
+      for (index_t k = 0; k < shape.inputs; ++k) {
+        const double term = p.x[static_cast<std::size_t>(i * shape.inputs + k)] *
+                            p.w[static_cast<std::size_t>(o * shape.inputs + k)];
+        sum += term, size += std::abs(term);
+      }
+      const auto at = static_cast<std::size_t>(i * shape.outputs + o);
+      worst_strict = std::max(worst_strict, std::abs(static_cast<double>(strict[at]) - sum) / size);
+      worst_rounded =
+          std::max(worst_rounded, std::abs(static_cast<double>(rounded[at]) - sum) / size);
+    }
+  const double summed = rounding_growth(static_cast<double>(shape.inputs) + 2, 0x1p-24);
+  CHECK(worst_strict <= summed);
+  CHECK(worst_rounded <= summed + 2 * once + once * once);
+  CHECK(worst_rounded > worst_strict);
+}
+
+// Where this counts no NaN that was lost, linear_tuning::relu_in_product may be set; by default it
+// is not. Either way our relu keeps them.
+TEMPLATE_TEST_CASE("linear: cuBLASLt's relu and NaN", "[components]", float, Eigen::half,
+                   Eigen::bfloat16) {
+  using T = TestType;
+  index_t lost = 0, all = 0;
+  for (const bool in_product : {false, true})
+    for (const linear_shape& shape :
+         {linear_shape{1, 64, 64}, linear_shape{32, 256, 512}, linear_shape{128, 512, 512},
+          linear_shape{513, 1024, 1000}, linear_shape{9, 20, 7}})
+      for (const bool tf32 : {false, true}) {
+        const tuned switched({.relu_in_product = in_product});
+        auto p = random_linear<T>(shape, true, 0, 0, 5);
+        const auto n = static_cast<std::size_t>(shape.rows * shape.outputs);
+        std::vector<T> x, w, bias, y(n);
+        for (const double v : p.x) x.push_back(static_cast<T>(static_cast<float>(v)));
+        for (const double v : p.w) w.push_back(static_cast<T>(static_cast<float>(v)));
+        for (const double v : p.bias) bias.push_back(static_cast<T>(static_cast<float>(v)));
+        x[0] = std::numeric_limits<T>::quiet_NaN();
+        linear<activation::relu>(
+            backend::cuda{.tf32 = tf32}, view<const T, 2>{x.data(), {shape.rows, shape.inputs}},
+            view<const T, 2>{w.data(), {shape.outputs, shape.inputs}},
+            view<T, 2>{y.data(), {shape.rows, shape.outputs}}, {.bias = flat(bias)});
+        require(cudaDeviceSynchronize());
+        index_t gone = 0;
+        for (std::size_t o = 0; o < static_cast<std::size_t>(shape.outputs); ++o)
+          gone += !std::isnan(static_cast<float>(y[o]));
+        for (std::size_t i = static_cast<std::size_t>(shape.outputs); i < n; ++i)
+          REQUIRE(static_cast<float>(y[i]) >= 0);
+        if (in_product)
+          lost += gone, all += shape.outputs;
+        else
+          CHECK(gone == 0);
+      }
+  WARN("cuBLASLt's relu epilogue lost " << lost << " of " << all << " NaN");
+}
+
+TEST_CASE("linear, clip_to, adamw: a captured step does what its calls do", "[components]") {
+  cudaStream_t stream;
+  require(cudaStreamCreate(&stream));
+  const backend::cuda on{.stream = stream};
+  step called, replayed;
+  for (int i = 0; i < 3; ++i) called(on);
+  require(cudaStreamSynchronize(stream));
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  replayed(on);
+  require(cudaStreamEndCapture(stream, &graph));
+  require(cudaGraphInstantiate(&executable, graph, 0));
+  for (int i = 0; i < 3; ++i) require(cudaGraphLaunch(executable, stream));
+  require(cudaStreamSynchronize(stream));
+  CHECK(replayed.same_as(called));
+  CHECK(std::isfinite(std::accumulate(called.w.begin(), called.w.end(), 0.0)));
+  require(cudaGraphExecDestroy(executable));
+  require(cudaGraphDestroy(graph));
+  require(cudaStreamDestroy(stream));
+}
+
+TEST_CASE("linear, clip_to, adamw: a second step obtains no memory", "[components]") {
+  cudaStream_t stream;
+  require(cudaStreamCreate(&stream));
+  const backend::cuda on{.stream = stream};
+  step s;
+  s(on);
+  require(cudaStreamSynchronize(stream));
+  const std::size_t reserved = cuda::reserved_bytes(on);
+  for (int i = 0; i < 3; ++i) s(on);
+  require(cudaStreamSynchronize(stream));
+  CHECK(cuda::reserved_bytes(on) == reserved);
+  require(cudaStreamDestroy(stream));
+}
+
+TEST_CASE("cuBLASLt's errors name the call and the code", "[errors]") {
+  std::string message;
+  try {
+    cuda::check("linear", "cublasLtMatmul", CUBLAS_STATUS_EXECUTION_FAILED);
+  } catch (const cublas_error& e) {
+    CHECK(e.code() == CUBLAS_STATUS_EXECUTION_FAILED);
+    message = e.what();
+  }
+  for (const char* word : {"mmrec: linear: ", "cublasLtMatmul failed", "EXECUTION_FAILED", "13"})
+    CHECK(message.find(word) != std::string::npos);
+  CHECK_NOTHROW(cuda::check("linear", "cublasLtMatmul", CUBLAS_STATUS_SUCCESS));
+}
+
+TEST_CASE("matrices that cuBLASLt takes as they are", "[components]") {
+  float a[4] = {};
+  const auto order = [&](std::array<index_t, 2> extents, std::array<index_t, 2> strides) {
+    return cuda::detail::order_of(view<float, 2>(a, extents, strides));
+  };
+  const auto is = [&](const auto& found, bool by_rows, index_t leading) {
+    return found && found->by_rows == by_rows && found->leading == leading;
+  };
+  CHECK(is(order({3, 5}, {5, 1}), true, 5));
+  CHECK(is(order({3, 5}, {8, 1}), true, 8));
+  CHECK(is(order({3, 5}, {1, 3}), false, 3));
+  CHECK(is(order({3, 5}, {1, 4}), false, 4));
+  // Vectors: the stride of an axis of one element says nothing.
+  CHECK(is(order({1, 5}, {-7, 1}), true, 5));
+  CHECK(is(order({1, 5}, {0, 3}), false, 3));
+  CHECK(is(order({5, 1}, {1, 0}), false, 5));
+  CHECK(is(order({5, 1}, {3, 9}), true, 3));
+  CHECK(order({1, 1}, {0, 0}).has_value());
+  CHECK(is(order({2, 2}, {2, 1}), true, 2));
+  // Reversed, strided on both axes, broadcast, overlapping.
+  CHECK_FALSE(order({3, 5}, {-5, 1}).has_value());
+  CHECK_FALSE(order({3, 5}, {5, -1}).has_value());
+  CHECK_FALSE(order({3, 5}, {10, 2}).has_value());
+  CHECK_FALSE(order({3, 5}, {0, 1}).has_value());
+  CHECK_FALSE(order({3, 5}, {1, 0}).has_value());
+  CHECK_FALSE(order({3, 5}, {1, 1}).has_value());
+  CHECK_FALSE(order({1, 5}, {0, -1}).has_value());
+  CHECK_FALSE(order({1, 5}, {0, 0}).has_value());
+}
