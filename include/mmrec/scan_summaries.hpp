@@ -11,9 +11,10 @@
 //   scaled  log-space sums: a shift, then a pair (m, S) to add
 //   user    the user's operator itself, which is associative
 //
-// Several in a row, with one rounding less each:
+// Several in a row, with fewer roundings and a shorter chain of dependent operations:
 //
 //   running = begin(carry),  follow(s, running) ...,  carry = end(running)
+//   sum = start(s),  append(sum, s) ...,  s = sum_of(sum)
 //
 // No division, no difference of sums. A summary stands for its steps up to rounding, unless a state
 // on the way was infinite, NaN or huge: 0 times infinity or an overflow that a later step would
@@ -29,11 +30,11 @@
 namespace mmrec::scan_ops {
 
 /// `a` has double's range, so that a product over many steps does not vanish or overflow where the
-/// product with a state would not. `reach` bounds |a| and |b| after every step so far.
+/// product with a state would not. The reaches bound |a| and |b| after every step so far.
 template <class V>
 struct affine {
   double a;
-  V b, reach;
+  V b, reach_a, reach_b;
 };
 
 template <class V>
@@ -52,36 +53,69 @@ struct affine_limits {
   static constexpr V reach = sizeof(V) == 4 ? V(0x1p60) : V(0x1p500);
 };
 
+/// Summaries and states one after another, for the kinds that gain nothing from more digits.
+template <class Own, class Type, class Carry>
+struct plain_series {
+  using series = Type;
+  static MMREC_HD_INLINE Type start(const Type& s) { return s; }
+  template <class Op>
+  static MMREC_HD_INLINE void append(const Op& op, Type& sum, const Type& s) {
+    sum = Own::combine(op, sum, s);
+  }
+  static MMREC_HD_INLINE Type sum_of(const Type& sum) { return sum; }
+  static MMREC_HD_INLINE Carry begin(const Carry& c) { return c; }
+  template <class Op>
+  static MMREC_HD_INLINE void follow(const Op& op, const Type& s, Carry& running) {
+    Own::apply(op, s, running);
+  }
+  static MMREC_HD_INLINE Carry end(const Carry& running) { return running; }
+};
+
 template <class Op, class V>
 struct affine_summaries {
   using type = affine<V>;
   using carry = std::array<V, Op::carries>;
 
-  static MMREC_HD_INLINE type none(const Op&) { return {1.0, V(-0.0), V(1)}; }
+  static MMREC_HD_INLINE type none(const Op&) { return {1.0, V(-0.0), V(1), V(0)}; }
   static MMREC_HD_INLINE void extend(const Op& op, type& s, const std::array<V, Op::inputs>& in) {
     const auto [a, b] = op.coefficients(in);
-    // A NaN stays in a or b, whatever reach makes of it.
+    // A NaN stays in a or b, whatever the reaches make of it.
     s.a = s.a * static_cast<double>(a);
-    s.reach = math::larger_size(s.reach, static_cast<V>(s.a));
+    s.reach_a = math::larger_size(s.reach_a, static_cast<V>(s.a));
     if constexpr (Op::has_offset) {
       s.b = math::multiply_add(a, s.b, b);
-      s.reach = math::larger_size(s.reach, s.b);
+      s.reach_b = math::larger_size(s.reach_b, s.b);
     }
   }
-  static MMREC_HD_INLINE type combine(const Op&, const type& left, const type& right) {
-    type s{left.a * right.a, right.b, left.reach};
-    const V size = math::abs(static_cast<V>(left.a));
-    if constexpr (Op::has_offset)
-      s.b = static_cast<V>(
-          math::multiply_add(right.a, static_cast<double>(left.b), static_cast<double>(right.b)));
-    const V start = Op::has_offset ? math::abs(left.b) + V(1) : V(0);
-    s.reach = larger(s.reach, right.reach * larger(size, start));
-    return s;
+  static MMREC_HD_INLINE type combine(const Op& op, const type& left, const type& right) {
+    series sum = start(left);
+    append(op, sum, right);
+    return sum_of(sum);
+  }
+  struct series {
+    double a, b;
+    V reach_a, reach_b;
+  };
+  static MMREC_HD_INLINE series start(const type& s) {
+    return {s.a, static_cast<double>(s.b), s.reach_a, s.reach_b};
+  }
+  static MMREC_HD_INLINE void append(const Op&, series& sum, const type& s) {
+    if constexpr (Op::has_offset) {
+      const V size = math::abs(static_cast<V>(sum.b));
+      sum.reach_b = larger(sum.reach_b, math::multiply_add(size, s.reach_a, s.reach_b));
+      sum.b = math::multiply_add(s.a, sum.b, static_cast<double>(s.b));
+    }
+    sum.reach_a = larger(sum.reach_a, math::abs(static_cast<V>(sum.a)) * s.reach_a);
+    sum.a = sum.a * s.a;
+  }
+  static MMREC_HD_INLINE type sum_of(const series& s) {
+    return {s.a, static_cast<V>(s.b), s.reach_a, s.reach_b};
   }
   static MMREC_HD_INLINE bool may_apply(const type& s, const carry& c) {
     const V size = math::abs(c[0]);
-    bool safe = s.reach <= affine_limits<V>::reach && s.a == s.a && s.b == s.b;
-    safe = safe && !(size > affine_limits<V>::reach);  // NaN stays NaN in any case
+    constexpr V limit = affine_limits<V>::reach;
+    bool safe = s.reach_a <= limit && s.reach_b <= limit && s.a == s.a && s.b == s.b;
+    safe = safe && !(size > limit);  // NaN stays NaN in any case
     if constexpr (sizeof(V) == 8) {
       // Here `a` has no more range than a state: it may have vanished before its time.
       const double a = math::abs(s.a);
@@ -112,7 +146,7 @@ struct affine_summaries {
 };
 
 template <class Op, class V>
-struct scaled_summaries {
+struct scaled_summaries : plain_series<scaled_summaries<Op, V>, scaled<V>, std::array<V, 2>> {
   using type = scaled<V>;
   using carry = std::array<V, 2>;
   static MMREC_HD_INLINE type none(const Op&) { return {V(0), -math::infinity<V>(), V(0)}; }
@@ -136,15 +170,10 @@ struct scaled_summaries {
     c[1] = s.m > c[0] ? math::multiply_add(c[1], e, s.sum) : math::multiply_add(s.sum, e, c[1]);
     c[0] = s.m > c[0] ? s.m : c[0];
   }
-  static MMREC_HD_INLINE carry begin(const carry& c) { return c; }
-  static MMREC_HD_INLINE void follow(const Op& op, const type& s, carry& running) {
-    apply(op, s, running);
-  }
-  static MMREC_HD_INLINE carry end(const carry& running) { return running; }
 };
 
 template <class Op, class V>
-struct user_summaries {
+struct user_summaries : plain_series<user_summaries<Op, V>, folded<V>, std::array<V, 1>> {
   using type = folded<V>;
   using carry = std::array<V, 1>;
   static MMREC_HD_INLINE type none(const Op& op) { return {static_cast<V>(op.op.identity)}; }
@@ -158,11 +187,6 @@ struct user_summaries {
   static MMREC_HD_INLINE void apply(const Op& op, const type& s, carry& c) {
     c[0] = op.op.f(c[0], s.value);
   }
-  static MMREC_HD_INLINE carry begin(const carry& c) { return c; }
-  static MMREC_HD_INLINE void follow(const Op& op, const type& s, carry& running) {
-    apply(op, s, running);
-  }
-  static MMREC_HD_INLINE carry end(const carry& running) { return running; }
 };
 
 namespace detail {

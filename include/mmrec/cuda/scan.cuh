@@ -156,13 +156,12 @@ sweep_plan plan_of(const char* function, const Args& args) {
       !args.offsets.empty(), time_is_nearest(args.in[0]));
 }
 
-/// Flags and all of the board, in bytes.
 template <class P>
-std::array<std::size_t, 2> board_bytes(const sweep_plan& plan) {
-  if (plan.pieces <= 1) return {0, 0};
-  const index_t groups = plan.blocks / plan.pieces;
-  return {static_cast<std::size_t>(board<P>::flag_words(plan.pieces, groups)) * 4,
-          static_cast<std::size_t>(board<P>::all_words(plan.pieces, groups)) * 4};
+std::size_t board_bytes(const sweep_plan& plan) {
+  using on = board<P>;
+  if (plan.pieces <= 1) return 0;
+  return static_cast<std::size_t>(on::first(on::kinds, plan.pieces, plan.blocks / plan.pieces)) *
+         sizeof(uint4);
 }
 
 }  // namespace detail
@@ -173,7 +172,7 @@ std::size_t sweep_scratch_bytes(const Op&, const sweep_args<T, State, NI, NO, NS
   using parameters = detail::sweep_parameters<Op, stored<T>, State, NI, NO, NS>;
   if (args.sequences() == 0 || args.channels() == 0) return 0;
   return detail::padded(args.offsets.size_bytes()) +
-         detail::board_bytes<parameters>(detail::plan_of<Op>(args.function, args))[1];
+         detail::board_bytes<parameters>(detail::plan_of<Op>(args.function, args));
 }
 
 }  // namespace cuda
@@ -209,7 +208,7 @@ void sweep(const backend::cuda& backend, const Op& op,
   p.across = plan.across, p.pieces = plan.pieces;
 
   const std::size_t offset_bytes = d::padded(args.offsets.size_bytes());
-  const auto [flag_bytes, board_bytes] = d::board_bytes<parameters>(plan);
+  const std::size_t board_bytes = d::board_bytes<parameters>(plan);
   const cuda::stream_scratch scratch(backend, function, offset_bytes + board_bytes);
   if (!args.offsets.empty()) {
     auto* const offsets = reinterpret_cast<index_t*>(scratch.data());
@@ -217,9 +216,9 @@ void sweep(const backend::cuda& backend, const Op& op,
     p.offsets = offsets;
   }
   if (board_bytes > 0) {
-    p.board = reinterpret_cast<std::uint32_t*>(scratch.data() + offset_bytes);
+    p.board = reinterpret_cast<uint4*>(scratch.data() + offset_bytes);
     cuda::check(function, "cudaMemsetAsync",
-                cudaMemsetAsync(p.board, 0, flag_bytes, cuda::stream_of(backend)));
+                cudaMemsetAsync(p.board, 0, board_bytes, cuda::stream_of(backend)));
   }
   const auto threads = static_cast<unsigned>(plan.warps * cuda::warp);
   const auto enqueue = [&](auto kernel, std::size_t shared_bytes) {

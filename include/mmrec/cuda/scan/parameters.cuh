@@ -34,21 +34,28 @@ namespace detail {
 inline constexpr int most_warps = 8;
 inline constexpr int upload_size = 400;  // offsets per launch, a kernel's 4 KiB of parameters
 
-/// Consecutive steps of a lane, as many as registers allow.
-template <class T, std::size_t Inputs>
-inline constexpr int steps = (Inputs < 3 ? 16 : 8) / (sizeof(T) == 8 ? 2 : 1);
-
-/// Tiles of every stream that are on their way while one is worked on, with that one; and places in
-/// time that a lane of a piece has. (Shared memory for three blocks on a multiprocessor.)
+#ifndef MMREC_R1
+#define MMREC_R1 16
+#endif
+#ifndef MMREC_MB1
+#define MMREC_MB1 2
+#define MMREC_MB2 2
+#define MMREC_MB3 2
+#endif
 #ifndef MMREC_STAGES
 #define MMREC_STAGES 3
 #endif
 #ifndef MMREC_HELD1
 #define MMREC_HELD1 4
-#define MMREC_HELD2 2
-#define MMREC_HELD3 2
-#define MMREC_SPLIT_BLOCKS 3
+#define MMREC_HELD2 4
+#define MMREC_HELD3 3
 #endif
+/// Consecutive steps of a lane, as many as registers allow.
+template <class T, std::size_t Inputs>
+inline constexpr int steps = (Inputs == 1 ? MMREC_R1 : 8) / (sizeof(T) == 8 ? 2 : 1);
+
+/// Tiles of every stream that are on their way while one is worked on, with that one; and places in
+/// time that a lane of a piece has. (Shared memory for three blocks on a multiprocessor.)
 template <std::size_t Inputs>
 inline constexpr int stages = MMREC_STAGES;
 template <std::size_t Inputs>
@@ -104,8 +111,8 @@ struct sweep_parameters {
   const index_t* offsets = nullptr;  // device memory; null: none
 
   int across = warp;
-  index_t pieces = 1;              // of time, one to a block
-  std::uint32_t* board = nullptr;  // where their blocks tell one another what they know
+  index_t pieces = 1;      // of time, one to a block
+  uint4* board = nullptr;  // where their blocks tell one another what they know
 };
 
 }  // namespace detail

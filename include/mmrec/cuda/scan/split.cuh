@@ -4,12 +4,12 @@
 // in global memory:
 //
 //   summary of piece n        as soon as its inputs have arrived
-//   summary of a window       64 pieces
-//   entry of a long window    64 windows: the state that enters it
+//   summary of a window       16 pieces
+//   entry of a long window    16 windows: the state that enters it
 //   state behind piece n      as soon as it is known
 //
 // The state that enters a piece is that of its long window, the summaries of the windows before it,
-// and those of the pieces in its own: at most 128 of them, shared out over the warps and combined
+// and those of the pieces in its own: at most 31 of them, shared out over the warps and combined
 // in an order that depends on n alone. So the bits do not depend on which block was faster.
 // Where a summary may not be applied, the state behind its last piece is waited for instead.
 // A piece waits for earlier ones only; like CUB's scan this relies on blocks being started in the
@@ -23,19 +23,59 @@
 
 namespace mmrec::cuda::detail {
 
-inline constexpr index_t window = 64;  // pieces, and windows of a long one
+inline constexpr index_t window = 16;  // pieces, and windows of a long one
 
 template <class P>
 using piece_block = block_sweep<P, held<P::NI>, held<P::NI>>;
 
-/// Flags, which start as 0, then values: a word of all lanes after the other.
+/// How a value is written down: 16 bytes at once, with a last word that is never 0, so that whoever
+/// reads them knows that they are there, and no order of memory accesses is relied on.
+template <class S>
+struct note {
+  static constexpr int n = static_cast<int>(sizeof(S) / 4), quads = (n + 2) / 3;
+  using words_type = std::array<std::uint32_t, n>;
+  static __device__ __forceinline__ void write(const S& v, uint4 (&to)[quads]) {
+    const auto w = std::bit_cast<words_type>(v);
+#pragma unroll
+    for (int i = 0; i < quads; ++i)
+      to[i] = {w[3 * i], 3 * i + 1 < n ? w[(3 * i + 1) % n] : 0,
+               3 * i + 2 < n ? w[(3 * i + 2) % n] : 0, 1};
+  }
+  static __device__ __forceinline__ S read(const uint4 (&from)[quads]) {
+    words_type w;
+#pragma unroll
+    for (int i = 0; i < n; ++i)
+      w[i] = i % 3 == 0 ? from[i / 3].x : i % 3 == 1 ? from[i / 3].y : from[i / 3].z;
+    return std::bit_cast<S>(w);
+  }
+};
+/// The reaches, of which the first is at least 1, in 16 bits each, rounded up.
+template <>
+struct note<scan_ops::affine<float>> {
+  static constexpr int quads = 1;
+  static __device__ __forceinline__ std::uint32_t up(float x) {
+    if (!(x < 0x1p126F)) return 0x7fc0;  // NaN: no bound
+    return x == 0 ? 0 : (__float_as_uint(x) >> 16) + 1;
+  }
+  static __device__ __forceinline__ void write(const scan_ops::affine<float>& v, uint4 (&to)[1]) {
+    const auto a = std::bit_cast<std::array<std::uint32_t, 2>>(v.a);
+    to[0] = {a[0], a[1], __float_as_uint(v.b), up(v.reach_a) << 16 | up(v.reach_b)};
+  }
+  static __device__ __forceinline__ scan_ops::affine<float> read(const uint4 (&from)[1]) {
+    const uint4& q = from[0];
+    return {std::bit_cast<double>(std::array<std::uint32_t, 2>{q.x, q.y}), __uint_as_float(q.z),
+            __uint_as_float(q.w & 0xffff0000u), __uint_as_float(q.w << 16)};
+  }
+};
+
+/// Notes of all lanes of a warp, which start as 0.
 template <class P>
 struct board {
   using summary = typename piece_block<P>::summary;
   using carry_type = typename piece_block<P>::carry_type;
   enum kind { piece_summary, window_summary, long_entry, state_behind, kinds };
 
-  std::uint32_t* at;
+  uint4* at;
   index_t pieces, groups;
 
   static __host__ __device__ index_t count(kind k, index_t pieces) {
@@ -43,55 +83,76 @@ struct board {
            : k == long_entry   ? pieces / (window * window)
                                : pieces;
   }
-  static __host__ __device__ index_t value_words(kind k) {
-    return warp * (k == piece_summary || k == window_summary ? words<summary> : words<carry_type>);
+  static __host__ __device__ index_t size(kind k) {
+    return warp * (k == piece_summary || k == window_summary ? note<summary>::quads
+                                                             : note<carry_type>::quads);
   }
-  static __host__ __device__ index_t flag_words(index_t pieces, index_t groups) {
+  /// Where the notes of a kind begin; of `kinds`, the size of the board.
+  static __host__ __device__ index_t first(kind k, index_t pieces, index_t groups) {
     index_t n = 0;
-    for (int k = 0; k < kinds; ++k) n += count(kind(k), pieces) * groups;
-    return (n + 3) / 4 * 4;
-  }
-  static __host__ __device__ index_t all_words(index_t pieces, index_t groups) {
-    index_t n = flag_words(pieces, groups);
-    for (int k = 0; k < kinds; ++k) n += count(kind(k), pieces) * groups * value_words(kind(k));
+    for (int j = 0; j < k; ++j) n += count(kind(j), pieces) * groups * size(kind(j));
     return n;
   }
 
-  __device__ volatile std::uint32_t* flag(kind k, index_t number, index_t group) const {
-    index_t first = 0;
-    for (int j = 0; j < k; ++j) first += count(kind(j), pieces) * groups;
-    return at + first + number * groups + group;
+  __device__ uint4* place(kind k, index_t number, index_t group, int lane) const {
+    return at + first(k, pieces, groups) + (number * groups + group) * size(k) + lane;
   }
-  __device__ volatile std::uint32_t* value(kind k, index_t number, index_t group) const {
-    index_t first = flag_words(pieces, groups);
-    for (int j = 0; j < k; ++j) first += count(kind(j), pieces) * groups * value_words(kind(j));
-    return at + first + (number * groups + group) * value_words(k);
-  }
-
-  /// All lanes of a warp call these.
+  /// All lanes of a warp call what follows.
   template <class S>
   __device__ void write(kind k, index_t number, index_t group, const S& v, int lane) const {
-    const auto w = std::bit_cast<std::array<std::uint32_t, words<S>>>(v);
-    volatile std::uint32_t* const to = value(k, number, group);
+    uint4 quad[note<S>::quads];
+    note<S>::write(v, quad);
+    uint4* const to = place(k, number, group, lane);
 #pragma unroll
-    for (int i = 0; i < words<S>; ++i) to[i * warp + lane] = w[i];
-    __threadfence();
-    __syncwarp();
-    if (lane == 0) *flag(k, number, group) = 1;
+    for (int i = 0; i < note<S>::quads; ++i) store(to + i * warp, quad[i]);
+  }
+  /// Waits for n values, at most N, that are neighbours in time.
+  template <class S, int N>
+  __device__ void read(S (&to)[N], kind k, index_t number, index_t group, int n, int lane) const {
+    uint4 quad[N][note<S>::quads];
+    for (bool there = false; !there;) {
+      there = true;
+#pragma unroll
+      for (int j = 0; j < N; ++j)
+#pragma unroll
+        for (int i = 0; i < note<S>::quads; ++i)
+          quad[j][i] = load(place(k, number + (j < n ? j : 0), group, lane) + i * warp);
+#pragma unroll
+      for (int j = 0; j < N; ++j)
+#pragma unroll
+        for (int i = 0; i < note<S>::quads; ++i) there = there && quad[j][i].w != 0;
+      there = __all_sync(all_lanes, there);
+    }
+#pragma unroll
+    for (int j = 0; j < N; ++j) to[j] = note<S>::read(quad[j]);
   }
   template <class S>
-  __device__ S read(kind k, index_t number, index_t group, int lane) const {
-    std::array<std::uint32_t, words<S>> w;
-    volatile std::uint32_t* const from = value(k, number, group);
-#pragma unroll
-    for (int i = 0; i < words<S>; ++i) w[i] = from[i * warp + lane];
-    return std::bit_cast<S>(w);
+  __device__ S read_one(kind k, index_t number, index_t group, int lane) const {
+    S v[1];
+    read(v, k, number, group, 1, lane);
+    return v[0];
   }
-  /// Until n of them, at most one to a lane, are there.
-  __device__ void wait(kind k, index_t number, index_t group, int n, int lane) const {
-    volatile std::uint32_t* const f = flag(k, number + (lane < n ? lane : 0), group);
-    while (!__all_sync(all_lanes, *f != 0)) __nanosleep(20);
-    __threadfence();
+
+ private:
+  // Single accesses of 16 bytes, seen by the whole device.
+  static __device__ __forceinline__ void store(uint4* to, const uint4& v) {
+    asm volatile(
+        "{.reg .b64 l, h; .reg .b128 q;\n"
+        "mov.b64 l, {%1, %2}; mov.b64 h, {%3, %4}; mov.b128 q, {l, h};\n"
+        "st.relaxed.gpu.global.b128 [%0], q;}" ::"l"(to),
+        "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+        : "memory");
+  }
+  static __device__ __forceinline__ uint4 load(const uint4* from) {
+    uint4 v;
+    asm volatile(
+        "{.reg .b64 l, h; .reg .b128 q;\n"
+        "ld.relaxed.gpu.global.b128 q, [%4];\n"
+        "mov.b128 {l, h}, q; mov.b64 {%0, %1}, l; mov.b64 {%2, %3}, h;}"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(from)
+        : "memory");
+    return v;
   }
 };
 
@@ -169,9 +230,11 @@ struct piece_sweep : piece_block<P> {
   /// For the first warp: from the state that enters the scan to the one that enters this piece.
   __device__ void look_back(carry_type& entry) {
     if (me == 0) {
-      summary mine = total(0, 0);
-      for (int w = 1; w < warps; ++w) mine = own::combine(p.op, mine, total(0, w));
-      all.write(on_board::piece_summary, number, group, mine, lane);
+      auto sum = own::start(total(0, 0));
+      for (int w = 1; w < warps; ++w) own::append(p.op, sum, total(0, w));
+      // The last piece, which waits for this one, may overwrite what was read.
+      if (this->carry_in && this->carry_out) __threadfence();
+      all.write(on_board::piece_summary, number, group, own::sum_of(sum), lane);
     }
     if (number == 0) return;
     const index_t long_window = (number - 1) / (window * window);
@@ -181,27 +244,12 @@ struct piece_sweep : piece_block<P> {
         {on_board::piece_summary, windows * window, int(number - windows * window), 1}};
     for (int r = 0; r < 2; ++r) gather(runs[r], 1 + r);
     __syncthreads();
-
     if (me > 0) return;
 
-    if (number % window == window - 1) {
-      summary sum = own::none(p.op);
-      for (int w = 0; w < warps; ++w)
-        if (runs[1].from(w, warps) < runs[1].to(w, warps))
-          sum = own::combine(p.op, sum, total(2, w));
-      for (int w = 0; w < warps; ++w) sum = own::combine(p.op, sum, total(0, w));
-      all.write(on_board::window_summary, windows, group, sum, lane);
-    }
-    if (long_window > 0) {
-      all.wait(on_board::long_entry, long_window - 1, group, 1, lane);
-      entry = all.template read<carry_type>(on_board::long_entry, long_window - 1, group, lane);
-    }
-    for (int r = 0; r < 2; ++r)
-      for (int w = 0; w < warps; ++w) {
-        const int to = runs[r].to(w, warps);
-        if (runs[r].from(w, warps) < to)
-          follow(total(1 + r, w), (runs[r].first + to) * runs[r].pieces - 1, entry);
-      }
+    if (number % window == window - 1) publish_window(runs[1], windows);
+    if (long_window > 0)
+      entry = all.template read_one<carry_type>(on_board::long_entry, long_window - 1, group, lane);
+    follow(runs, entry);
     if (number % (window * window) == 0)
       all.write(on_board::long_entry, number / (window * window) - 1, group, entry, lane);
   }
@@ -210,40 +258,69 @@ struct piece_sweep : piece_block<P> {
   __device__ void gather(const run_of& run, int buffer) {
     const int from = run.from(me, warps), to = run.to(me, warps);
     if (from >= to) return;
-    summary sum;
-    for (int i = from; i < to; i += warp)
-      all.wait(run.kind, run.first + i, group, min(warp, to - i), lane);
     constexpr int batch = 4;
+    typename own::series sum;
     for (int i = from; i < to; i += batch) {
       summary s[batch];
+      all.read(s, run.kind, run.first + i, group, min(batch, to - i), lane);
 #pragma unroll
-      for (int j = 0; j < batch; ++j)
-        if (i + j < to) s[j] = all.template read<summary>(run.kind, run.first + i + j, group, lane);
-#pragma unroll
-      for (int j = 0; j < batch; ++j)
-        if (i + j < to) sum = i + j == from ? s[j] : own::combine(p.op, sum, s[j]);
-    }
-    if (place == 0) total(buffer, me) = sum;
-  }
-
-  /// From the state before a summary to the one behind it, which ends with piece `last`.
-  __device__ void follow(const summary& s, index_t last, carry_type& state) {
-    const bool fits = !live || own::may_apply(s, state);
-    if (!__all_sync(all_lanes, fits)) {
-      all.wait(on_board::state_behind, last, group, 1, lane);
-      const auto known = all.template read<carry_type>(on_board::state_behind, last, group, lane);
-      if (!fits) {
-        state = known;
-        return;
+      for (int j = 0; j < batch; ++j) {
+        if (i + j >= to) continue;
+        if (i + j == from)
+          sum = own::start(s[j]);
+        else
+          own::append(p.op, sum, s[j]);
       }
     }
-    own::apply(p.op, s, state);
+    if (place == 0) total(buffer, me) = own::sum_of(sum);
+  }
+
+  /// This piece is the last of its window.
+  __device__ void publish_window(const run_of& before, index_t windows) {
+    auto sum = own::start(own::none(p.op));
+    for (int w = 0; w < warps; ++w)
+      if (before.from(w, warps) < before.to(w, warps)) own::append(p.op, sum, total(2, w));
+    for (int w = 0; w < warps; ++w) own::append(p.op, sum, total(0, w));
+    all.write(on_board::window_summary, windows, group, own::sum_of(sum), lane);
+  }
+
+  /// From the state that enters the long window to the one behind the runs.
+  __device__ void follow(const run_of (&runs)[2], carry_type& state) {
+    const carry_type begin = state;
+    auto running = own::begin(state);
+    bool fits = true;
+    for (int r = 0; r < 2; ++r)
+      for (int w = 0; w < warps; ++w) {
+        if (runs[r].from(w, warps) >= runs[r].to(w, warps)) break;
+        const summary s = total(1 + r, w);
+        fits = fits && (!live || own::may_apply(s, own::end(running)));
+        own::follow(p.op, s, running);
+      }
+    state = own::end(running);
+    if (!__all_sync(all_lanes, fits)) state = follow_carefully(runs, begin, state, fits);
+  }
+  /// Where a summary may not be applied, from the state behind its last piece.
+  __device__ carry_type follow_carefully(const run_of (&runs)[2], carry_type state,
+                                         const carry_type& easy, bool fits) {
+    for (int r = 0; r < 2; ++r)
+      for (int w = 0; w < warps; ++w) {
+        const int to = runs[r].to(w, warps);
+        if (runs[r].from(w, warps) >= to) break;
+        const summary s = total(1 + r, w);
+        const bool apply = !live || own::may_apply(s, state);
+        const auto behind = all.template read_one<carry_type>(
+            on_board::state_behind, (runs[r].first + to) * runs[r].pieces - 1, group, lane);
+        if (apply)
+          own::apply(p.op, s, state);
+        else
+          state = behind;
+      }
+    return fits ? easy : state;
   }
 };
 
 template <class P>
-__global__ void __launch_bounds__(most_warps* warp, P::NI == 3 ? 2 : MMREC_SPLIT_BLOCKS)
-    split_kernel(const __grid_constant__ P p) {
+__global__ void __launch_bounds__(most_warps* warp, 2) split_kernel(const __grid_constant__ P p) {
   const index_t groups = (p.sequences * p.channels + p.across - 1) / p.across;
   piece_sweep<P>(p, groups).run();
 }

@@ -80,7 +80,9 @@ __device__ __noinline__ typename lane_sweep<P>::carry_type walk_carefully(
 }
 
 template <class P>
-__global__ void __launch_bounds__(most_warps* warp, P::NI == 3 ? 2 : 3)
+__global__ void __launch_bounds__(most_warps* warp, P::NI == 1   ? MMREC_MB1
+                                                    : P::NI == 2 ? MMREC_MB2
+                                                                 : MMREC_MB3)
     walk_kernel(const __grid_constant__ P p) {
   stretch now{blockIdx.x, 0, 0};
   typename lane_sweep<P>::carry_type carry;
