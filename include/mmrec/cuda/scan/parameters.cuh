@@ -21,6 +21,7 @@ struct scan_tuning {
   scan_kernel kernel = scan_kernel::chosen;
   int warps = 0;   // of a block
   int across = 0;  // lanes side by side
+  int held = 0;    // places in time of a lane
 };
 
 /// Tests replace it to send small problems through every kernel.
@@ -34,34 +35,12 @@ namespace detail {
 inline constexpr int most_warps = 8;
 inline constexpr int upload_size = 400;  // offsets per launch, a kernel's 4 KiB of parameters
 
-#ifndef MMREC_R1
-#define MMREC_R1 16
-#endif
-#ifndef MMREC_MB1
-#define MMREC_MB1 2
-#define MMREC_MB2 2
-#define MMREC_MB3 2
-#endif
-#ifndef MMREC_STAGES
-#define MMREC_STAGES 3
-#endif
-#ifndef MMREC_HELD1
-#define MMREC_HELD1 4
-#define MMREC_HELD2 4
-#define MMREC_HELD3 3
-#endif
 /// Consecutive steps of a lane, as many as registers allow.
 template <class T, std::size_t Inputs>
-inline constexpr int steps = (Inputs == 1 ? MMREC_R1 : 8) / (sizeof(T) == 8 ? 2 : 1);
+inline constexpr int steps = (Inputs == 1 ? 16 : 8) / (sizeof(T) == 8 ? 2 : 1);
 
-/// Tiles of every stream that are on their way while one is worked on, with that one; and places in
-/// time that a lane of a piece has. (Shared memory for three blocks on a multiprocessor.)
-template <std::size_t Inputs>
-inline constexpr int stages = MMREC_STAGES;
-template <std::size_t Inputs>
-inline constexpr int held = Inputs == 1   ? MMREC_HELD1
-                            : Inputs == 2 ? MMREC_HELD2
-                                          : MMREC_HELD3;
+/// Stretches of time of a warp that are on their way while it works on one, with that one.
+inline constexpr int stages = 3;
 
 /// How a stream's steps are fetched and stored. The vector accesses take 16 bytes; they need data,
 /// and strides of all other axes, that are multiples of that.
@@ -111,8 +90,9 @@ struct sweep_parameters {
   const index_t* offsets = nullptr;  // device memory; null: none
 
   int across = warp;
-  index_t pieces = 1;      // of time, one to a block
-  uint4* board = nullptr;  // where their blocks tell one another what they know
+  int held = 1, slots = 1;  // places of a lane in a stretch of time, and in shared memory
+  index_t pieces = 1;       // of time, one to a block
+  uint4* board = nullptr;   // where their blocks tell one another what they know
 };
 
 }  // namespace detail
