@@ -91,8 +91,8 @@ class quad_group {
         for (std::size_t k = 0; k < NO; ++k) {
           if (Op::optional_outputs && !out[k][0]) continue;
           if (Op::optional_outputs && args.out[k].accumulate) y[k] = y[k] + load(out[k], out_at[k]);
-          unroll<w>([&](auto q) MMREC_LAMBDA_INLINE {
-            store_quad<V, q()>(out[k][q()] + out_at[k], raw(y[k]));
+          unroll<w>([&](auto j) MMREC_LAMBDA_INLINE {
+            store_quad<V, j()>(out[k][j()] + out_at[k], raw(y[k]));
           });
         }
         for (std::size_t k = 0; k < NO; ++k) out_at[k] += out_step[k];
