@@ -23,6 +23,9 @@ namespace mmrec::scan_ops {
 template <class Op>
 inline constexpr bool costly = requires { requires Op::costly; };
 
+/// Is a step one operation of the carry and an element in memory? (It then needs no other register.)
+template <class Op>
+inline constexpr bool one_operation = requires { requires Op::one_operation; };
 /// Also to read the output off the carry?
 template <class Op>
 inline constexpr bool costly_value = requires { requires Op::costly_value; };
@@ -79,6 +82,7 @@ struct plain_state {
 };
 
 struct cumsum : plain_state {
+  static constexpr bool one_operation = true;
   static constexpr std::size_t inputs = 1;
   static constexpr double identity = 0;
   template <class V>
@@ -92,6 +96,7 @@ struct cumsum : plain_state {
 };
 
 struct cumprod : plain_state {
+  static constexpr bool one_operation = true;
   static constexpr std::size_t inputs = 1;
   static constexpr double identity = 1;
   static constexpr bool has_offset = false;  // b is always 0
@@ -221,6 +226,7 @@ struct forward {
   static constexpr std::size_t inputs = Op::inputs, outputs = 1, carries = Op::carries, shifted = 0;
   static constexpr bool optional_outputs = false, costly = scan_ops::costly<Op>, backwards = false;
   static constexpr bool has_offset = Op::has_offset, costly_value = scan_ops::costly_value<Op>;
+  static constexpr bool one_operation = scan_ops::one_operation<Op> && !Exclusive;
   Op op;
   template <class V>
   MMREC_HD_INLINE affine_step<V> coefficients(const std::array<V, inputs>& in) const {
