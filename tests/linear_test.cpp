@@ -125,8 +125,11 @@ TEMPLATE_TEST_CASE("linear: packed weights", "[components]", float, double, Eige
                    Eigen::bfloat16) {
   using T = TestType;
   for (const linear_shape& shape :
-       {linear_shape{1, 33, 50}, linear_shape{8, 70, 33}, linear_shape{9, 1, 1},
-        linear_shape{13, 300, 47}, linear_shape{150, 1030, 65}}) {
+       {linear_shape{1, 33, 50}, linear_shape{1, 700, 130}, linear_shape{2, 1, 140},
+        linear_shape{3, 300, 47}, linear_shape{4, 20, 33}, linear_shape{5, 600, 17},
+        linear_shape{6, 33, 1}, linear_shape{7, 1030, 65}, linear_shape{8, 70, 33},
+        linear_shape{2, 0, 33}, linear_shape{9, 1, 1}, linear_shape{13, 300, 47},
+        linear_shape{150, 1030, 65}}) {
     const auto p = random_linear<T>(shape, true, 0.2, 0, 11);
     const matrix<T> x(shape.rows, shape.inputs, layout::channel_last, p.x);
     matrix<T> bias(1, shape.outputs, layout::channel_last, p.bias);

@@ -149,10 +149,15 @@ TEMPLATE_LIST_TEST_CASE("math accuracy: exp and exp_minus", "[components][math]"
                  [](long double v) { return std::exp(-v); }, {1, 1.25}, x) <= 1);
 }
 
-TEMPLATE_LIST_TEST_CASE("math accuracy: log and log1p", "[components][math]", all_values) {
+TEMPLATE_LIST_TEST_CASE("math accuracy: log, log_from_one and log1p", "[components][math]",
+                        all_values) {
   using V = TestType;
   CHECK(worst<V>([](const V& v) { return math::log(v); }, [](long double v) { return std::log(v); },
                  {1.05, 1.25}) <= 1);
+  auto x = whole_range<math::scalar_t<V>>();
+  std::erase_if(x, [](auto v) { return v < 1 || std::isinf(v); });  // NaN stays
+  CHECK(worst<V>([](const V& v) { return math::log_from_one(v); },
+                 [](long double v) { return std::log(v); }, {1.05, 1.25}, x) <= 1);
   CHECK(worst<V>([](const V& v) { return math::log1p(v); },
                  [](long double v) { return std::log1p(v); }, {1.6, 1.6}) <= 1);
 }

@@ -7,27 +7,56 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace mmrec {
 
-template <std::size_t Rank>
-std::string to_string(const std::array<index_t, Rank>& extents) {
+inline std::string to_string(std::span<const index_t> extents) {
   std::string s = "(";
-  for (std::size_t i = 0; i < Rank; ++i) s += (i ? ", " : "") + std::to_string(extents[i]);
+  for (std::size_t i = 0; i < extents.size(); ++i)
+    s += (i ? ", " : "") + std::to_string(extents[i]);
   return s + ")";
 }
+
+namespace detail {
+
+/// A view of any type and rank: the checks are compiled once.
+struct any_view {
+  const void* data;
+  std::intptr_t element;  // bytes
+  std::span<const index_t> extents, strides;
+
+  template <class T, std::size_t Rank>
+  any_view(const view<T, Rank>& v)
+      : data(v.data_handle()), element(sizeof(T)), extents(v.extents()), strides(v.strides()) {
+    static_assert(Rank <= most_axes);
+  }
+  static constexpr std::size_t most_axes = 8;
+  bool empty() const { return std::find(extents.begin(), extents.end(), 0) != extents.end(); }
+};
+
+inline bool equal(std::span<const index_t> a, std::span<const index_t> b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+
+inline void check_extents(const char* function, const char* argument, const any_view& v,
+                          std::span<const index_t> expected) {
+  for (const index_t e : v.extents)
+    if (e < 0) throw error(function, argument, "extents of 0 or more", to_string(v.extents));
+  if (!equal(v.extents, expected))
+    throw error(function, argument, "extents " + to_string(expected), to_string(v.extents));
+  if (!v.data && !v.empty())
+    throw error(function, argument, "data for extents " + to_string(expected), "a null pointer");
+}
+
+}  // namespace detail
 
 /// A view's extents are the expected ones, and it has data if it has elements.
 template <class T, std::size_t Rank>
 void check_view(const char* function, const char* argument, const view<T, Rank>& v,
                 const std::array<index_t, Rank>& expected) {
-  for (const index_t e : v.extents())
-    if (e < 0) throw error(function, argument, "extents of 0 or more", to_string(v.extents()));
-  if (v.extents() != expected)
-    throw error(function, argument, "extents " + to_string(expected), to_string(v.extents()));
-  if (!v && !v.empty())
-    throw error(function, argument, "data for extents " + to_string(expected), "a null pointer");
+  detail::check_extents(function, argument, v, expected);
 }
 
 /// The same for an argument that may be absent.
@@ -39,20 +68,21 @@ void check_optional(const char* function, const char* argument, const view<T, Ra
 
 /// The elements of an output do not share memory, as those of a broadcast or sliding view do: every
 /// axis steps beyond what the axes of smaller strides reach.
-template <class T, std::size_t Rank>
-void check_distinct(const char* function, const char* argument, const view<T, Rank>& v) {
-  if (!v || v.empty()) return;
-  std::array<std::array<index_t, 2>, Rank> axes{};  // stride, extent
-  for (std::size_t i = 0; i < Rank; ++i) {
-    const index_t s = v.stride(i);
-    axes[i] = {v.extent(i) == 1 ? 0 : s < 0 ? -s : s, v.extent(i)};
+inline void check_distinct(const char* function, const char* argument, const detail::any_view& v) {
+  if (!v.data || v.empty()) return;
+  std::array<std::array<index_t, 2>, detail::any_view::most_axes> axes{};  // stride, extent
+  const std::size_t rank = v.extents.size();
+  for (std::size_t i = 0; i < rank; ++i) {
+    const index_t s = v.strides[i];
+    axes[i] = {v.extents[i] == 1 ? 0 : s < 0 ? -s : s, v.extents[i]};
   }
-  std::sort(axes.begin(), axes.end());
+  const std::span used(axes.data(), rank);
+  std::sort(used.begin(), used.end());
   index_t reach = 0;
-  for (const auto& [stride, extent] : axes) {
+  for (const auto& [stride, extent] : used) {
     if (extent > 1 && stride <= reach)
       throw error(function, argument, "strides that give every element its own place",
-                  to_string(v.strides()) + " for extents " + to_string(v.extents()));
+                  to_string(v.strides) + " for extents " + to_string(v.extents));
     reach += (extent - 1) * stride;
   }
 }
@@ -73,16 +103,14 @@ struct byte_range {
   std::intptr_t first = 0, last = 0;  // [first, last)
 };
 
-template <class T, std::size_t Rank>
-byte_range bytes_of(const view<T, Rank>& v) {
+inline byte_range bytes_of(const any_view& v) {
   std::intptr_t low = 0, high = 0;
-  for (std::size_t i = 0; i < Rank; ++i) {
-    const std::intptr_t reach = (v.extent(i) - 1) * v.stride(i);
+  for (std::size_t i = 0; i < v.extents.size(); ++i) {
+    const std::intptr_t reach = (v.extents[i] - 1) * v.strides[i];
     (reach < 0 ? low : high) += reach;
   }
-  const auto base = reinterpret_cast<std::intptr_t>(v.data_handle());
-  const auto size = static_cast<std::intptr_t>(sizeof(T));
-  return {base + low * size, base + (high + 1) * size};
+  const auto base = reinterpret_cast<std::intptr_t>(v.data);
+  return {base + low * v.element, base + (high + 1) * v.element};
 }
 
 /// One axis of two views: steps in bytes, and how many steps the first and the second view take.
@@ -94,21 +122,19 @@ struct shared_axis {
 /// Is there k with -second_i < k_i < first_i and |distance - sum k_i stride_i| < size? Strides
 /// descend, so at every axis only the two multiples next to the rest can lead there when inner axes
 /// reach less than one outer stride; where they reach further the answer is yes, to be safe.
-template <std::size_t Rank>
-bool meets(std::intptr_t distance, const std::array<shared_axis, Rank>& axes, std::size_t axis,
-           std::intptr_t size) {
-  if (axis == Rank) return distance < size && distance > -size;
-  const auto [stride, first, second] = axes[axis];
-  if (stride == 0 || (first == 1 && second == 1)) return meets(distance, axes, axis + 1, size);
+inline bool meets(std::intptr_t distance, std::span<const shared_axis> axes, std::intptr_t size) {
+  if (axes.empty()) return distance < size && distance > -size;
+  const auto [stride, first, second] = axes[0];
+  const auto inner = axes.subspan(1);
+  if (stride == 0 || (first == 1 && second == 1)) return meets(distance, inner, size);
   std::intptr_t reach = size - 1;
-  for (std::size_t i = axis + 1; i < Rank; ++i)
-    reach += (std::max(axes[i].first, axes[i].second) - 1) * axes[i].stride;
+  for (const auto& axis : inner) reach += (std::max(axis.first, axis.second) - 1) * axis.stride;
   if (reach >= stride) return true;
   std::intptr_t k = distance / stride;
   if (distance % stride < 0) --k;
   for (const std::intptr_t candidate : {k, k + 1})
     if (candidate < first && candidate > -second &&
-        meets(distance - candidate * stride, axes, axis + 1, size))
+        meets(distance - candidate * stride, inner, size))
       return true;
   return false;
 }
@@ -118,51 +144,50 @@ bool meets(std::intptr_t distance, const std::array<shared_axis, Rank>& axes, st
 /// May two views share an element? Exact for parts of one array, of whatever ranks (two column
 /// slices of a matrix, a row beside the rows above it): where the axes of both, by descending
 /// stride, reach less than the stride before. Otherwise yes, to be safe.
-template <class T, class U, std::size_t RankT, std::size_t RankU>
-bool may_overlap(const view<T, RankT>& a, const view<U, RankU>& b) {
-  if (!a || !b || a.empty() || b.empty()) return false;
+inline bool may_overlap(const detail::any_view& a, const detail::any_view& b) {
+  if (!a.data || !b.data || a.empty() || b.empty()) return false;
   const auto ra = detail::bytes_of(a), rb = detail::bytes_of(b);
   if (ra.last <= rb.first || rb.last <= ra.first) return false;
-  std::array<detail::shared_axis, RankT + RankU> axes{};
-  const auto bytes = []<class E, std::size_t Rank>(const view<E, Rank>& v, std::size_t i) {
-    const std::intptr_t s = v.extent(i) == 1 ? 0 : v.stride(i);
-    return (s < 0 ? -s : s) * static_cast<std::intptr_t>(sizeof(E));
+  std::array<detail::shared_axis, 2 * detail::any_view::most_axes> axes{};
+  const auto bytes = [](const detail::any_view& v, std::size_t i) {
+    const std::intptr_t s = v.extents[i] == 1 ? 0 : v.strides[i];
+    return (s < 0 ? -s : s) * v.element;
   };
-  for (std::size_t i = 0; i < RankT; ++i) axes[i] = {bytes(a, i), a.extent(i), 1};
-  for (std::size_t i = 0; i < RankU; ++i) {
+  const std::size_t rank = a.extents.size();
+  for (std::size_t i = 0; i < rank; ++i) axes[i] = {bytes(a, i), a.extents[i], 1};
+  const std::span first(axes.data(), rank), all(axes.data(), rank + b.extents.size());
+  for (std::size_t i = 0; i < b.extents.size(); ++i) {
     const std::intptr_t stride = bytes(b, i);
-    const auto same = std::find_if(axes.begin(), axes.begin() + RankT, [&](const auto& axis) {
-      return axis.stride == stride && axis.second == 1;
-    });
-    if (same != axes.begin() + RankT)
-      same->second = b.extent(i);
+    const auto same = std::find_if(
+        first.begin(), first.end(),
+        [&](const detail::shared_axis& axis) { return axis.stride == stride && axis.second == 1; });
+    if (same != first.end())
+      same->second = b.extents[i];
     else
-      axes[RankT + i] = {stride, 1, b.extent(i)};
+      all[rank + i] = {stride, 1, b.extents[i]};
   }
-  std::sort(axes.begin(), axes.end(),
+  std::sort(all.begin(), all.end(),
             [](const auto& x, const auto& y) { return x.stride > y.stride; });
-  return detail::meets(rb.first - ra.first, axes, 0, std::max(sizeof(T), sizeof(U)));
+  return detail::meets(rb.first - ra.first, all, std::max(a.element, b.element));
 }
 
-template <class T, class U, std::size_t Rank>
-bool same_layout(const view<T, Rank>& a, const view<U, Rank>& b) {
-  return static_cast<const void*>(a.data_handle()) == static_cast<const void*>(b.data_handle()) &&
-         sizeof(T) == sizeof(U) && a.extents() == b.extents() && a.strides() == b.strides();
+inline bool same_layout(const detail::any_view& a, const detail::any_view& b) {
+  return a.data == b.data && a.element == b.element && detail::equal(a.extents, b.extents) &&
+         detail::equal(a.strides, b.strides);
 }
 
 /// An output may not share elements with another argument.
-template <class T, class U, std::size_t RankT, std::size_t RankU>
-void check_disjoint(const char* function, const char* output, const view<T, RankT>& out,
-                    const char* other_name, const view<U, RankU>& other) {
+inline void check_disjoint(const char* function, const char* output, const detail::any_view& out,
+                           const char* other_name, const detail::any_view& other) {
   if (may_overlap(out, other))
     throw error(function, output, std::string("memory apart from ") + other_name,
                 "views that overlap");
 }
 
 /// The same, but the identical view is allowed (in place).
-template <class T, class U, std::size_t Rank>
-void check_disjoint_or_same(const char* function, const char* output, const view<T, Rank>& out,
-                            const char* other_name, const view<U, Rank>& other) {
+inline void check_disjoint_or_same(const char* function, const char* output,
+                                   const detail::any_view& out, const char* other_name,
+                                   const detail::any_view& other) {
   if (!same_layout(out, other)) check_disjoint(function, output, out, other_name, other);
 }
 

@@ -7,6 +7,7 @@
 // Errors are thrown before anything is written.
 #pragma once
 
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -19,9 +20,15 @@ class error : public std::invalid_argument {
  public:
   error(std::string_view function, std::string_view argument, std::string_view expected,
         std::string_view seen)
-      : std::invalid_argument("mmrec: " + std::string(function) + ": " + std::string(argument) +
-                              ": expected " + std::string(expected) + ", got " +
-                              std::string(seen)) {}
+      : std::invalid_argument(
+            text({"mmrec: ", function, ": ", argument, ": expected ", expected, ", got ", seen})) {}
+
+ private:
+  static std::string text(std::initializer_list<std::string_view> parts) {
+    std::string s;
+    for (const auto part : parts) s += part;
+    return s;
+  }
 };
 
 /// A correct call that could not be carried out: a missing device, a file, a resource.

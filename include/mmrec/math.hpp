@@ -29,6 +29,7 @@ struct elementary {
     using std::log;
     return log(v);
   }
+  static MMREC_HD_INLINE V log_from_one(const V& v) { return log(v); }
   static MMREC_HD_INLINE V log1p(const V& v) {
     using std::log1p;
     return log1p(v);
@@ -104,6 +105,11 @@ MMREC_HD_INLINE V exp_minus(const V& v) {
 template <class V>
 MMREC_HD_INLINE V log(const V& v) {
   return elementary<V>::log(v);
+}
+/// log(v) for v >= 1 (or NaN).
+template <class V>
+MMREC_HD_INLINE V log_from_one(const V& v) {
+  return elementary<V>::log_from_one(v);
 }
 template <class V>
 MMREC_HD_INLINE V log1p(const V& v) {

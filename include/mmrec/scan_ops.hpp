@@ -23,6 +23,32 @@ namespace mmrec::scan_ops {
 template <class Op>
 inline constexpr bool costly = requires { requires Op::costly; };
 
+/// Is a step one operation of the carry and an element in memory? (It then needs no other register.)
+template <class Op>
+inline constexpr bool one_operation = requires { requires Op::one_operation; };
+/// Also to read the output off the carry?
+template <class Op>
+inline constexpr bool costly_value = requires { requires Op::costly_value; };
+
+/// A step in two halves, where its output is costly: what the output is read off, and the output.
+/// A processor sees a few dozen operations ahead, so more chains overlap when it is given the first
+/// halves of several steps and then the second.
+template <class Op, class V, std::size_t Carries, std::size_t Inputs>
+MMREC_HD_INLINE auto begin_step(const Op& op, std::array<V, Carries>& c,
+                                const std::array<V, Inputs>& in) {
+  if constexpr (costly_value<Op>)
+    return op.advance(c, in);
+  else
+    return op.step(c, in);
+}
+template <class Op, class Begun>
+MMREC_HD_INLINE auto end_step(const Op& op, const Begun& begun) {
+  if constexpr (costly_value<Op>)
+    return op.value(begun);
+  else
+    return begun;
+}
+
 /// The limits log_cumprod puts on each logarithm: log(x + epsilon) clamped to [lower, upper].
 struct log_domain {
   double epsilon = 0;
@@ -56,6 +82,7 @@ struct plain_state {
 };
 
 struct cumsum : plain_state {
+  static constexpr bool one_operation = true;
   static constexpr std::size_t inputs = 1;
   static constexpr double identity = 0;
   template <class V>
@@ -69,6 +96,7 @@ struct cumsum : plain_state {
 };
 
 struct cumprod : plain_state {
+  static constexpr bool one_operation = true;
   static constexpr std::size_t inputs = 1;
   static constexpr double identity = 1;
   static constexpr bool has_offset = false;  // b is always 0
@@ -123,7 +151,7 @@ struct linear : plain_state {
 /// State L = log(sum) kept as a pair (m, S) with L = m + log S: one exp per step, the logarithm
 /// only where a value is read, and a dependency chain of a comparison and a multiply-add.
 struct scaled_pair {
-  static constexpr bool costly = true, has_offset = true;
+  static constexpr bool costly = true, costly_value = true, has_offset = true;
   static constexpr std::size_t states = 1, carries = 2;
   static constexpr double identity = -std::numeric_limits<double>::infinity();
   template <class V>
@@ -132,7 +160,7 @@ struct scaled_pair {
   }
   template <class V>
   MMREC_HD_INLINE std::array<V, 1> value(const std::array<V, 2>& c) const {
-    return {c[0] + math::log(c[1])};
+    return {c[0] + math::log_from_one(c[1])};
   }
   template <class V>
   MMREC_HD_INLINE void add(std::array<V, 2>& c, const V& x) const {
@@ -197,7 +225,8 @@ template <class Op, bool Exclusive>
 struct forward {
   static constexpr std::size_t inputs = Op::inputs, outputs = 1, carries = Op::carries, shifted = 0;
   static constexpr bool optional_outputs = false, costly = scan_ops::costly<Op>, backwards = false;
-  static constexpr bool has_offset = Op::has_offset;
+  static constexpr bool has_offset = Op::has_offset, costly_value = scan_ops::costly_value<Op>;
+  static constexpr bool one_operation = scan_ops::one_operation<Op> && !Exclusive;
   Op op;
   template <class V>
   MMREC_HD_INLINE affine_step<V> coefficients(const std::array<V, inputs>& in) const {
@@ -212,17 +241,22 @@ struct forward {
     return op.value(c)[0];
   }
   double identity() const { return op.identity; }
+  /// The step, and the carry that its output is read off.
+  template <class V>
+  MMREC_HD_INLINE std::array<V, carries> advance(std::array<V, carries>& c,
+                                                 const std::array<V, inputs>& in) const {
+    const auto before = c;
+    op.advance(c, in);
+    return Exclusive ? before : c;
+  }
+  template <class V>
+  MMREC_HD_INLINE std::array<V, 1> value(const std::array<V, carries>& c) const {
+    return op.value(c);
+  }
   template <class V>
   MMREC_HD_INLINE std::array<V, 1> step(std::array<V, carries>& c,
                                         const std::array<V, inputs>& in) const {
-    if constexpr (Exclusive) {
-      const auto before = op.value(c);
-      op.advance(c, in);
-      return before;
-    } else {
-      op.advance(c, in);
-      return op.value(c);
-    }
+    return value(advance(c, in));
   }
 };
 

@@ -219,14 +219,17 @@ template <class V>
 MMREC_INLINE V exp_minus(const V& v) {
   using T = typename V::value_type;
   using fit = exp_fit<T>;
-  const V magic(fit::to_integer), one(T(1));
+  using field = bit_fields<V>;
+  // With the exponent's bias in it, the integer's low bits are those of 2^n.
+  const V magic(fit::to_integer + T(field::bias)), one(T(1));
   const V x = at_most(v, fit::smallest_normal);
   const V integer = fnma(x, V(fit::log2_e), magic), n = integer - magic;
   // r = -(x + n ln2): the polynomial's alternate signs are in fnma.
   const V minus_r = fma(n, V(fit::ln2_low), fma(n, V(fit::ln2_high), x));
   V p(fit::p.back());
   for (std::size_t i = fit::p.size() - 1; i-- > 0;) p = fnma(p, minus_r, V(fit::p[i]));
-  return fnma(fnma(p, minus_r, one), minus_r, one) * power_of_two(integer);
+  return fnma(fnma(p, minus_r, one), minus_r, one) *
+         field::value(field::of(integer) << field::mantissa);
 }
 
 /// sigmoid and its derivative e / (1 + e)^2, e = exp(-|v|).
@@ -293,7 +296,8 @@ MMREC_INLINE V log_of_parts(const V& f, const V& e) {
   using T = typename V::value_type;
   using fit = log_fit<T>;
   if constexpr (sizeof(T) == 4) {
-    const V tail = fma(e, V(fit::ln2_low), f * f * horner(f, fit::p));
+    const V square = f * f;
+    const V tail = fma(e, V(fit::ln2_low), square * even_odd(f, square, fit::p));
     return fma(e, V(fit::ln2_high), f + tail);
   } else {
     const V s = f / (f + V(T(2))), z = s * s;
@@ -319,6 +323,26 @@ template <class V>
 MMREC_INLINE V log(const V& v) {
   const auto [m, e] = split(v);
   return log_limits(v, log_of_parts(m - V(typename V::value_type(1)), e));
+}
+
+/// The logarithm of a v from 1 on, which has no limits; a NaN stays.
+template <class V>
+MMREC_INLINE V log_from_one(const V& v) {
+  if constexpr (sizeof(V) == 64) {
+    return log(v);
+  } else {
+    using T = typename V::value_type;
+    using field = bit_fields<V>;
+    using U = typename field::U;
+    constexpr U one = std::bit_cast<U>(T(1)), root_half = std::bit_cast<U>(T(0.70710678118654752));
+    constexpr U exponents = std::bit_cast<U>(std::numeric_limits<T>::infinity());
+    constexpr T lift = T(U{1} << field::mantissa);  // as in split
+    const auto b = field::of(v) + (one - root_half);
+    const V down = field::value(2 * one - (b & exponents));  // 2^-e
+    const V e =
+        field::value((b >> field::mantissa) | std::bit_cast<U>(lift)) - V(lift + T(field::bias));
+    return log_of_parts(fma(v, down, V(T(-1))), e);
+  }
 }
 
 /// The logarithm of x = 1 + v as rounded, whose mantissa gets back what the rounding lost. Where

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // C = A B with an epilogue, the one matrix product of the simd backend (after Goto and van de
 // Geijn, 2008): blocking, threading and the choice of kernel. The tile is in gemm/microkernel.hpp,
-// copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows.hpp.
+// copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows*.hpp.
 //
 // A task is a block of C: up to 144 rows and 16 panels of columns. It runs through K in passes of
 // 2 KiB; in a pass each panel of B meets every tile of A's rows. A finished tile of C goes batch
@@ -15,7 +15,7 @@
 // on threads. (With few rows lanes share a chain; that, too, depends on the shapes alone.)
 #pragma once
 
-#include <mmrec/simd/gemm/few_rows.hpp>
+#include <mmrec/simd/gemm/few_rows_packed.hpp>
 
 namespace mmrec::simd {
 
@@ -171,6 +171,8 @@ template <class V, class A, class Epilogue>
 void gemm(unsigned threads, std::pmr::memory_resource* memory, const A& a,
           const packed_matrix<V>& b, const Epilogue& epilogue) {
   if (a.extent(0) == 0 || b.columns() == 0) return;
+  if (a.extent(0) <= few_rows && b.depth() > 0)
+    return multiply_by_panels<V>(threads, memory, a, b, results<V>(epilogue));
   detail::gemm_blocks<V>(threads, memory, a, b, false, results<V>(epilogue));
 }
 

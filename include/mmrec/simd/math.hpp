@@ -14,6 +14,7 @@ struct elementary<xsimd::batch<T, Arch>> {
   static MMREC_INLINE V exp(const V& v) { return simd::detail::exp(v); }
   static MMREC_INLINE V exp_minus(const V& v) { return simd::detail::exp_minus(v); }
   static MMREC_INLINE V log(const V& v) { return simd::detail::log(v); }
+  static MMREC_INLINE V log_from_one(const V& v) { return simd::detail::log_from_one(v); }
   static MMREC_INLINE V log1p(const V& v) { return simd::detail::log1p(v); }
   static MMREC_INLINE V tanh(const V& v) { return simd::detail::tanh(v); }
   static MMREC_INLINE V sigmoid(const V& v) { return simd::detail::sigmoid(v); }

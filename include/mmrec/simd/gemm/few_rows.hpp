@@ -41,7 +41,7 @@ class dense_rows {
  public:
   using Acc = typename V::value_type;
   dense_rows(std::pmr::memory_resource* memory, const A& a, index_t rows)
-      : stride_((a.extent(1) + w - 1) / w * w),
+      : stride_((a.extent(1) + w - 1) / w * w + w),  // off the powers of two
         data_(memory, static_cast<std::size_t>(rows * stride_)) {
     for (index_t i = 0; i < rows; ++i)
       for (index_t k = 0; k < stride_; ++k)
@@ -60,45 +60,63 @@ inline constexpr index_t kept_bytes = 16384;
 
 /// Dot products of all rows of x with the columns [first, first + live) of b: one batch per row.
 /// Rows x Columns of them at a time, a piece of k after the other; x has a multiple of Rows rows.
+/// A pair of columns is too few streams to hide the memory, so the next pair is asked for.
 template <class V, std::size_t Rows, std::size_t Columns, class A, class B>
 void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t first, index_t live,
                   V* result) {
   static_assert(lanes<V> % Columns == 0, "mmrec: a batch of results is made of whole groups");
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr index_t piece = kept_bytes / static_cast<index_t>(Rows * sizeof(V)) * w;
-  const index_t depth = b.extent(0);
+  // Two units that take four cycles want eight multiply-adds that do not wait for one another.
+  constexpr std::size_t chains = Rows == 1 ? 2 : 1, all = Rows * Columns;
+  const index_t depth = b.extent(0), ahead = static_cast<index_t>(Columns) * b.stride(1);
   for (index_t row = 0; row < rows; row += static_cast<index_t>(Rows)) {
     std::array<std::array<V, lanes<V>>, Rows> parts;
     for (auto& p : parts) p.fill(V(0));
+    std::array<const typename V::value_type*, Rows> rows_of_x;
+    for (std::size_t r = 0; r < Rows; ++r) rows_of_x[r] = x.row(row + static_cast<index_t>(r));
     for (index_t k0 = 0; k0 < depth; k0 += piece)
       for (std::size_t at = 0; at < lanes<V>; at += Columns) {
-        std::array<V, Rows * Columns> total;
-        unroll<Rows * Columns>(
-            [&](auto i) MMREC_LAMBDA_INLINE { total[i] = parts[i / Columns][at + i % Columns]; });
+        std::array<V, all * chains> total;
+        unroll<all>([&](auto i)
+                        MMREC_LAMBDA_INLINE { total[i] = parts[i / Columns][at + i % Columns]; });
+        if constexpr (chains == 2) std::fill(total.begin() + all, total.end(), V(0));
         std::array<decltype(b.at(0, 0)), Columns> from;
         for (std::size_t c = 0; c < Columns; ++c)
           from[c] = b.at(0, first + std::min(static_cast<index_t>(at + c), live - 1));
-        const auto step = [&](index_t k, const auto& load) MMREC_LAMBDA_INLINE {
+        const auto step = [&](index_t k, auto chain, const auto& load) MMREC_LAMBDA_INLINE {
           std::array<V, Columns> y;
-          unroll<Columns>([&](auto c) MMREC_LAMBDA_INLINE { y[c] = load(from[c] + k); });
+          unroll<Columns>([&](auto c) MMREC_LAMBDA_INLINE {
+            y[c] = load(from[c] + k);
+            if constexpr (Rows > 1) y[c] = rounded(y[c]);  // in a register, as in the microkernel
+            if constexpr (Columns == 2) __builtin_prefetch(from[c] + k + ahead);
+          });
           unroll<Rows>([&](auto r) MMREC_LAMBDA_INLINE {
-            const V xr = V::load_unaligned(x.row(row + static_cast<index_t>(r())) + k);
+            const V xr = V::load_unaligned(rows_of_x[r] + k);
             unroll<Columns>([&](auto c) MMREC_LAMBDA_INLINE {
-              V& t = total[r * Columns + c];
+              V& t = total[chain * all + r * Columns + c];
               t = fma(xr, y[c], t);
             });
           });
         };
+        constexpr std::integral_constant<std::size_t, 0> one;
+        constexpr std::integral_constant<std::size_t, chains - 1> last;
+        const auto whole = [](const auto* p) MMREC_LAMBDA_INLINE { return load_lanes<V>(p); };
         const index_t end = std::min(depth, k0 + piece);
         index_t k = k0;
-        for (; k + w <= end; k += w)
-          step(k, [](const auto* p) MMREC_LAMBDA_INLINE { return load_lanes<V>(p); });
+        for (; chains == 2 && k + 2 * w <= end; k += 2 * w) {
+          step(k, one, whole);
+          step(k + w, last, whole);
+        }
+        for (; k + w <= end; k += w) step(k, one, whole);
         if (k < end)
-          step(k, [&](const auto* p) MMREC_LAMBDA_INLINE {
+          step(k, one, [&](const auto* p) MMREC_LAMBDA_INLINE {
             return load_lanes_n<V>(p, static_cast<std::size_t>(end - k));
           });
-        unroll<Rows * Columns>(
-            [&](auto i) MMREC_LAMBDA_INLINE { parts[i / Columns][at + i % Columns] = total[i]; });
+        unroll<all>([&](auto i) MMREC_LAMBDA_INLINE {
+          parts[i / Columns][at + i % Columns] =
+              chains == 2 ? total[i] + total[i + all * (chains - 1)] : total[i];
+        });
       }
     for (std::size_t r = 0; r < Rows; ++r)
       result[static_cast<std::size_t>(row) + r] = sum_each(parts[r]);
@@ -121,16 +139,22 @@ void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const
   if (height == 4) dots = &dot_products<V, 4, (many ? four : 2), A, B>;
   if constexpr (many)
     if (height == 8) dots = &dot_products<V, 8, 2, A, B>;
-  parallel_for(b.extent(0) * columns < serial_matrix ? 1 : threads, (columns + w - 1) / w,
-               [&](index_t task) {
-                 const index_t first = task * w, live = std::min(w, columns - first);
-                 std::array<V, few_rows> result;
-                 dots(x, rows, b, first, live, result.data());
-                 alignas(V) std::array<Acc, few_rows * lanes<V>> rectangle;
-                 for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
-                   result[r].store_aligned(rectangle.data() + r * lanes<V>);
-                 finish({0, rows, first, live}, rectangle.data(), w);
-               });
+  threads = b.extent(0) * columns < serial_matrix ? 1 : thread_count(threads);
+  // Several batches to a rectangle of results, if that leaves tasks for the threads.
+  constexpr index_t most = 4 * w;
+  const index_t each =
+      threads == 1 ? most : std::clamp<index_t>(columns / (4 * index_t(threads) * w), 1, 4) * w;
+  parallel_for(threads, (columns + each - 1) / each, [&](index_t task) {
+    const index_t first = task * each, live = std::min(each, columns - first);
+    alignas(V) std::array<Acc, few_rows * most> rectangle;
+    for (index_t j = 0; j < live; j += w) {
+      std::array<V, few_rows> result;
+      dots(x, rows, b, first + j, std::min(w, live - j), result.data());
+      for (index_t r = 0; r < rows; ++r)
+        result[static_cast<std::size_t>(r)].store_aligned(rectangle.data() + r * most + j);
+    }
+    finish({0, rows, first, live}, rectangle.data(), most);
+  });
 }
 
 /// Few rows against a B whose rows are contiguous (dx = du W): C stays in cache while B streams by,

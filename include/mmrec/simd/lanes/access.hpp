@@ -114,6 +114,41 @@ MMREC_INLINE void end_streaming() {
 #endif
 }
 
+/// The first n bytes of r to memory, n even, by halves: through a buffer they would wait for the
+/// processor's own stores. n is the same many times over, so the branches cost little.
+template <std::size_t Words>
+MMREC_INLINE void store_bytes_n(unsigned char* p, const vector_t<std::uint64_t, Words>& r,
+                                std::size_t n) {
+  if constexpr (Words > 2) {
+    constexpr std::size_t half = Words / 2, bytes = 8 * half;
+    vector_t<std::uint64_t, half> low, high;
+    [&]<std::size_t... I>(std::index_sequence<I...>) MMREC_LAMBDA_INLINE {
+      low = __builtin_shufflevector(r, r, I...);
+      high = __builtin_shufflevector(r, r, (I + half)...);
+    }(std::make_index_sequence<half>{});
+    if (n >= bytes) std::memcpy(p, &low, bytes);
+    if (n > bytes)
+      store_bytes_n<half>(p + bytes, high, n - bytes);
+    else if (n < bytes)
+      store_bytes_n<half>(p, low, n);
+  } else {
+    if (n >= 16) {
+      std::memcpy(p, &r, 16);
+      return;
+    }
+    std::uint64_t rest = r[0];
+    const auto part = [&](auto size) MMREC_LAMBDA_INLINE {
+      if (!(n & size)) return;
+      std::memcpy(p, &rest, size);
+      p += size();
+      rest = size < 8 ? rest >> (8 * size % 64) : r[1];
+    };
+    part(std::integral_constant<std::size_t, 8>{});
+    part(std::integral_constant<std::size_t, 4>{});
+    part(std::integral_constant<std::size_t, 2>{});
+  }
+}
+
 template <class V, class T>
 MMREC_INLINE V load_lanes_n(const T* p, std::size_t n) {
 #if defined(__AVX512F__)
@@ -122,6 +157,20 @@ MMREC_INLINE V load_lanes_n(const T* p, std::size_t n) {
     return V(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p));
   if constexpr (std::same_as<T, double> && lanes<V> == 8 && sizeof(V) == 64)
     return V(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1u), p));
+#endif
+#if defined(__AVX2__)
+  if constexpr (std::same_as<T, typename V::value_type> && sizeof(V) == 32) {
+    using integer = std::conditional_t<sizeof(T) == 4, int, long long>;
+    using integers = vector_t<integer, lanes<V>>;
+    const integers index = [&]<std::size_t... I>(std::index_sequence<I...>) {
+      return integers{static_cast<integer>(I)...};
+    }(std::make_index_sequence<lanes<V>>{});
+    const auto live = std::bit_cast<__m256i>(index < static_cast<integer>(n));
+    if constexpr (sizeof(T) == 4)
+      return V(_mm256_maskload_ps(p, live));
+    else
+      return V(_mm256_maskload_pd(p, live));
+  }
 #endif
   T buffer[lanes<V>];
   std::memset(static_cast<void*>(buffer), 0, sizeof buffer);
@@ -144,7 +193,14 @@ MMREC_INLINE void store_lanes_n(T* p, const V& v, std::size_t n) {
 #endif
   T buffer[lanes<V>];
   store_lanes(buffer, v);
-  std::memcpy(static_cast<void*>(p), buffer, n * sizeof(T));
+  if constexpr (sizeof buffer >= 16) {
+    constexpr std::size_t words = sizeof buffer / 8;
+    vector_t<std::uint64_t, words> bits;
+    std::memcpy(&bits, buffer, sizeof bits);
+    store_bytes_n<words>(reinterpret_cast<unsigned char*>(p), bits, n * sizeof(T));
+  } else {
+    std::memcpy(static_cast<void*>(p), buffer, n * sizeof(T));
+  }
 }
 
 }  // namespace mmrec::simd

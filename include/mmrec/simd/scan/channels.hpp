@@ -49,31 +49,43 @@ MMREC_INLINE void advance(const Op& op, std::array<std::array<V, Op::carries>, W
       store_lanes(p, r[0]);
   };
   if constexpr (span == 2) each_pair(carries, [](V& a, V& b) { unzip(a, b); });
+  using begun = decltype(scan_ops::begin_step(op, carries[0], std::array<V, NI>{}));
+  constexpr std::size_t together = scan_ops::costly_value<Op> ? Wide : span;
   for (index_t i = 0; i < steps; ++i) {
-    unroll<Wide / span>([&](auto v) MMREC_LAMBDA_INLINE {
-      constexpr std::size_t first = v() * span;
-      constexpr auto offset = static_cast<index_t>(first) * w;
-      std::array<registers, NI> x;
-      for (std::size_t k = 0; k < NI - Edges; ++k) x[k] = load(at.in[k] + offset);
-      for (std::size_t k = NI - Edges; k < NI; ++k) x[k][0] = edge[k + Edges - NI];
-      std::array<registers, NO> y;
-      for (std::size_t r = 0; r < span; ++r) {
-        std::array<V, NI> now;
-        for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][r];
-        const auto result = op.step(carries[first + r], now);
-        for (std::size_t k = 0; k < NO; ++k) y[k][r] = result[k];
-      }
-      for (std::size_t k = 0; k < NO; ++k) {
-        if (Op::optional_outputs && !at.out[k]) continue;
-        T* const to = at.out[k] + offset;
-        if constexpr (Op::optional_outputs) {
-          if (at.accumulate[k]) {
-            const registers old = load(to);
-            for (std::size_t r = 0; r < span; ++r) y[k][r] = y[k][r] + old[r];
-          }
+    unroll<Wide / together>([&](auto block) MMREC_LAMBDA_INLINE {
+      std::array<begun, together> halves;
+      unroll<together / span>([&](auto v) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t half = v() * span, first = block() * together + half;
+        constexpr auto offset = static_cast<index_t>(first) * w;
+        std::array<registers, NI> x;
+        for (std::size_t k = 0; k < NI - Edges; ++k) x[k] = load(at.in[k] + offset);
+        for (std::size_t k = NI - Edges; k < NI; ++k) x[k][0] = edge[k + Edges - NI];
+        for (std::size_t r = 0; r < span; ++r) {
+          std::array<V, NI> now;
+          for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][r];
+          halves[half + r] = scan_ops::begin_step(op, carries[first + r], now);
         }
-        store(to, y[k]);
-      }
+      });
+      unroll<together / span>([&](auto v) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t half = v() * span, first = block() * together + half;
+        constexpr auto offset = static_cast<index_t>(first) * w;
+        std::array<registers, NO> y;
+        for (std::size_t r = 0; r < span; ++r) {
+          const auto result = scan_ops::end_step(op, halves[half + r]);
+          for (std::size_t k = 0; k < NO; ++k) y[k][r] = result[k];
+        }
+        for (std::size_t k = 0; k < NO; ++k) {
+          if (Op::optional_outputs && !at.out[k]) continue;
+          T* const to = at.out[k] + offset;
+          if constexpr (Op::optional_outputs) {
+            if (at.accumulate[k]) {
+              const registers old = load(to);
+              for (std::size_t r = 0; r < span; ++r) y[k][r] = y[k][r] + old[r];
+            }
+          }
+          store(to, y[k]);
+        }
+      });
     });
     for (std::size_t k = 0; k < NI; ++k) at.in[k] += at.in_step[k];
     for (std::size_t k = 0; k < NO; ++k)
@@ -89,6 +101,8 @@ template <class V, class Op, class T, class State, std::size_t NI, std::size_t N
 void sweep_channels(const Op& op, const sweep_args<T, State, NI, NO, NS>& args, index_t s,
                     index_t channel, index_t n, bool stream) {
   constexpr index_t w = static_cast<index_t>(lanes<V>);
+  // As wide as the registers allow: a row read in two halves costs a fifth of a copy's speed.
+  constexpr std::size_t widest = scan_ops::one_operation<Op> && std::same_as<T, State> ? 16 : 8;
   constexpr std::size_t wide = 8, narrow = 4;
   using carries = std::array<V, Op::carries>;
   const auto range = args.sequence(s);
@@ -134,11 +148,15 @@ void sweep_channels(const Op& op, const sweep_args<T, State, NI, NO, NS>& args, 
     std::copy_n(carry.begin(), Wide, parked + c / w);
   };
 
-  const bool one_block = n <= static_cast<index_t>(wide) * w;
+  const bool one_block =
+      n <= static_cast<index_t>(wide) * w || n == static_cast<index_t>(widest) * w;
   const index_t tile = one_block ? range.length : scan_tuning::tile_steps;
   for (index_t from = 0; from < range.length; from += tile) {
     const index_t to = std::min(range.length, from + tile);
     index_t c = 0;
+    if constexpr (widest > wide)
+      for (; c + static_cast<index_t>(widest) * w <= n; c += static_cast<index_t>(widest) * w)
+        block.template operator()<false, widest>(c, from, to);
     for (; c + static_cast<index_t>(wide) * w <= n; c += static_cast<index_t>(wide) * w)
       block.template operator()<false, wide>(c, from, to);
     for (; c + static_cast<index_t>(narrow) * w <= n; c += static_cast<index_t>(narrow) * w)

@@ -69,23 +69,34 @@ class quad_group {
     std::array<index_t, NO> out_at;
     for (std::size_t k = 0; k < NI; ++k) in_at[k] = t * in_step[k];
     for (std::size_t k = 0; k < NO; ++k) out_at[k] = t * out_step[k];
-    for (const index_t end = t + n; t < end; ++t) {
-      std::array<V, NI> x;
-      for (std::size_t k = 0; k < NI - NS; ++k) x[k] = load(in[k], in_at[k]);
-      unroll<NS>([&](auto e) MMREC_LAMBDA_INLINE {
-        constexpr std::size_t k = NI - NS + e();
-        x[k] = t == edge ? states(args, args.edge[e], args.edge_default[e]) : load(in[k], in_at[k]);
-      });
-      auto y = op.step(carry, x);
-      for (std::size_t k = 0; k < NO; ++k) {
-        if (Op::optional_outputs && !out[k][0]) continue;
-        if (Op::optional_outputs && args.out[k].accumulate) y[k] = y[k] + load(out[k], out_at[k]);
-        unroll<w>([&](auto i) MMREC_LAMBDA_INLINE {
-          store_quad<V, i()>(out[k][i()] + out_at[k], raw(y[k]));
+    using begun = decltype(scan_ops::begin_step(op, carry, std::array<V, NI>{}));
+    constexpr index_t together = scan_ops::costly_value<Op> ? 8 : 1;
+    std::array<begun, together> halves;
+    for (const index_t end = t + n; t < end; t += together) {
+      const auto now = static_cast<std::size_t>(std::min(together, end - t));
+      for (std::size_t i = 0; i < now; ++i) {
+        std::array<V, NI> x;
+        for (std::size_t k = 0; k < NI - NS; ++k) x[k] = load(in[k], in_at[k]);
+        unroll<NS>([&](auto e) MMREC_LAMBDA_INLINE {
+          constexpr std::size_t k = NI - NS + e();
+          x[k] = t + static_cast<index_t>(i) == edge
+                     ? states(args, args.edge[e], args.edge_default[e])
+                     : load(in[k], in_at[k]);
         });
+        halves[i] = scan_ops::begin_step(op, carry, x);
+        for (std::size_t k = 0; k < NI; ++k) in_at[k] += in_step[k];
       }
-      for (std::size_t k = 0; k < NI; ++k) in_at[k] += in_step[k];
-      for (std::size_t k = 0; k < NO; ++k) out_at[k] += out_step[k];
+      for (std::size_t i = 0; i < now; ++i) {
+        auto y = scan_ops::end_step(op, halves[i]);
+        for (std::size_t k = 0; k < NO; ++k) {
+          if (Op::optional_outputs && !out[k][0]) continue;
+          if (Op::optional_outputs && args.out[k].accumulate) y[k] = y[k] + load(out[k], out_at[k]);
+          unroll<w>([&](auto j) MMREC_LAMBDA_INLINE {
+            store_quad<V, j()>(out[k][j()] + out_at[k], raw(y[k]));
+          });
+        }
+        for (std::size_t k = 0; k < NO; ++k) out_at[k] += out_step[k];
+      }
     }
     carry_ = carry;
   }

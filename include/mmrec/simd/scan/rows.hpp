@@ -178,14 +178,25 @@ class row_group {
         std::move_backward(first, last - 1, last);
       if constexpr (NS > 0) x[k][static_cast<std::size_t>(edge)] = edge_[k + NS - NI];
     }
+    using begun = decltype(scan_ops::begin_step(op, carry_[0], std::array<V, NI>{}));
+    constexpr index_t together = scan_ops::costly_value<Op> ? line : 1;
+    std::array<std::array<begun, parts>, together> halves;
     std::array<std::array<step, line>, NO> y;
-    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
-      for (std::size_t p = 0; p < parts; ++p) {
-        std::array<V, NI> now;
-        for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][i][p];
-        const auto result = op.step(carry_[p], now);
-        for (std::size_t k = 0; k < NO; ++k) y[k][i][p] = result[k];
-      }
+    for (index_t first = 0; first < n; first += together) {
+      const auto from = static_cast<std::size_t>(first),
+                 to = static_cast<std::size_t>(std::min(n, first + together));
+      for (std::size_t i = from; i < to; ++i)
+        for (std::size_t p = 0; p < parts; ++p) {
+          std::array<V, NI> now;
+          for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][i][p];
+          halves[i - from][p] = scan_ops::begin_step(op, carry_[p], now);
+        }
+      for (std::size_t i = from; i < to; ++i)
+        for (std::size_t p = 0; p < parts; ++p) {
+          const auto result = scan_ops::end_step(op, halves[i - from][p]);
+          for (std::size_t k = 0; k < NO; ++k) y[k][i][p] = result[k];
+        }
+    }
     for (std::size_t k = 0; k < NO; ++k) {
       if (!at_.out[k]) continue;
       if (at_.accumulate[k]) {
