@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scans on the GPU beside a copy of the same bytes, in one process and in turns, as JSON lines.
 //
-//   scan_gpu_float [--quick] [--rounds 20] [--kernel walk|split] [--warps 8] [--across 32] [--held 8]
+//   scan_gpu_float [--quick] [--rounds 20] [--kernel walk|split] [--warps 8] [--across 32]
 //
-// The last four replace the library's choice, to see what another would have taken.
+// The last three replace the library's choice, to see what another would have taken.
 // `fraction` is the median over the rounds of copy time / scan time: 1.0 means that the arithmetic
 // is free. A copy of the same bytes reads half of what a scan reads and writes together. For short
 // scans the launch counts: `against_launch` is scan time / (empty kernel + copy).
@@ -177,10 +177,9 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--rounds") == 0) b.rounds = std::atoi(value);
     if (std::strcmp(argv[i], "--warps") == 0) cuda::tuning().warps = std::atoi(value);
     if (std::strcmp(argv[i], "--across") == 0) cuda::tuning().across = std::atoi(value);
-    if (std::strcmp(argv[i], "--held") == 0) cuda::tuning().held = std::atoi(value);
     if (std::strcmp(argv[i], "--kernel") == 0)
-      cuda::tuning().kernel =
-          std::strcmp(value, "walk") == 0 ? cuda::scan_kernel::walk : cuda::scan_kernel::split;
+      cuda::tuning().kernel = std::strcmp(value, "walk") == 0 ? cuda::scan_kernel::walk
+                                                              : cuda::scan_kernel::split;
   }
   cudaDeviceProp device;
   if (cudaGetDeviceProperties(&device, 0) != cudaSuccess) {

@@ -140,9 +140,10 @@ struct affine_summaries {
   static MMREC_HD_INLINE carry end(double running) { return {static_cast<V>(running)}; }
 
  private:
+  /// Of two bounds; where one is NaN there is none.
   static MMREC_HD_INLINE V larger(const V& x, const V& y) {
-    return y <= x ? x : y;
-  }  // keeps a NaN y
+    return y <= x ? x : y > x ? y : math::infinity<V>();
+  }
 };
 
 template <class Op, class V>

@@ -10,11 +10,11 @@ inline cuda::scan_tuning tuning_of(regime how) {
   using cuda::scan_kernel;
   switch (how) {
     case regime::march:
-      return {scan_kernel::walk, 1, 32, 1};
+      return {scan_kernel::walk, 1, 32};
     case regime::block:
-      return {scan_kernel::walk, 4, 0, 2};
+      return {scan_kernel::walk, 4, 0};
     case regime::split:  // two warps, two lanes deep: even short arrays are several pieces
-      return {scan_kernel::split, 2, 16, 1};
+      return {scan_kernel::split, 2, 16};
     default:
       return {};
   }

@@ -28,8 +28,7 @@ namespace detail {
 /// How a sweep is cut into work.
 struct sweep_plan {
   bool walk = true;
-  int across = warp, warps = 1, held = 1;
-  int slots() const { return walk ? held * stages : held; }
+  int across = warp, warps = 1;
   index_t pieces = 1, blocks = 1;
 };
 
@@ -42,9 +41,9 @@ inline int power_of_two(index_t n, int most) {
 
 /// Warps that a multiprocessor needs to be busy, and blocks that share the work of walking evenly.
 inline constexpr index_t busy_warps = 16, walking_blocks_x4 = 7;
-/// Shared memory of a warp for the places it holds; pieces in a chain from which blocks are larger.
-inline constexpr int tile_bytes_of_warp = 16 * 1024;
-inline constexpr index_t long_chain = 1024;
+/// Places in time that are walked rather than cut into pieces; and warps of pieces in a chain, from
+/// which on blocks are as large as can be.
+inline constexpr index_t short_walk = 32, long_chain = 4096;
 /// A row of so many bytes is a whole sector of memory.
 inline constexpr int sector = 32;
 
@@ -68,37 +67,30 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
     const index_t one = (warp / across) * R;
     return (length + one - 1) / one;
   };
-  const bool walk =
+  bool walk =
       t.kernel == scan_kernel::chosen
           ? segments || groups(plan.across) * 4 >= device.multiprocessors * walking_blocks_x4
           : t.kernel == scan_kernel::walk || segments;
-  // Places that fit into the share of shared memory of 8 warps in two blocks, or 4 in four.
-  const int room = std::max(1, tile_bytes_of_warp / static_cast<int>(NI * warp * R * sizeof(T)));
+  // A short time is walked by narrower groups, which make more blocks, down to a sector of channels.
+  const int narrow = std::max<int>(1, sector / static_cast<int>(sizeof(T)));
+  if (t.kernel == scan_kernel::chosen && !walk && places(narrow) <= short_walk) {
+    walk = true;
+    while (plan.across > narrow && groups(plan.across) * 2 < device.multiprocessors)
+      plan.across /= 2;
+  }
   if (walk) {
     const index_t g = std::max<index_t>(1, groups(plan.across));
     const index_t wanted = std::min(places(plan.across), (enough + g - 1) / g);
     plan.warps = t.warps > 0 ? t.warps : power_of_two((wanted + 1) / 2 + (wanted > 1), most_warps);
-    plan.held = t.held > 0 ? t.held : 1;
     plan.blocks = groups(plan.across);
     return plan;
   }
   plan.walk = false;
-  // Few recurrences: narrower groups make more blocks, down to a sector of channels.
-  const int narrow = std::max<int>(1, sector / static_cast<int>(sizeof(T)));
-  if (t.across == 0)
-    while (plan.across > narrow && places(plan.across) > most_warps &&
-           groups(plan.across) < device.multiprocessors / 2)
-      plan.across /= 2;
-  const index_t n_places = places(plan.across);
-  const bool one_block = n_places <= most_warps * room;
-  plan.warps = t.warps > 0 ? t.warps
-               : one_block ? power_of_two(n_places, most_warps)
-                           : (n_places / (4 * room) > long_chain ? most_warps : most_warps / 2);
-  plan.held = t.held > 0  ? t.held
-              : one_block ? static_cast<int>((n_places + plan.warps - 1) / plan.warps)
-                          : room;
-  plan.held = std::max(1, plan.held);
-  const index_t piece = index_t{plan.warps} * plan.held * (warp / plan.across) * R;
+  const index_t needed = (places(plan.across) + held<NI> - 1) / held<NI>;  // warps
+  plan.warps = t.warps > 0                                  ? t.warps
+               : needed > most_warps && needed < long_chain ? most_warps / 2
+                                                            : power_of_two(needed, most_warps);
+  const index_t piece = index_t{plan.warps} * held<NI> * (warp / plan.across) * R;
   plan.pieces = std::max<index_t>(1, (length + piece - 1) / piece);
   plan.blocks = groups(plan.across) * plan.pieces;
   return plan;
@@ -220,7 +212,6 @@ void sweep(const backend::cuda& backend, const Op& op,
   p.time = args.in[0].extent(1);
   p.sequences = args.sequences(), p.channels = args.channels();
   p.across = plan.across, p.pieces = plan.pieces;
-  p.held = plan.held, p.slots = plan.slots();
 
   const std::size_t offset_bytes = d::padded(args.offsets.size_bytes());
   const std::size_t board_bytes = d::board_bytes<parameters>(plan);
@@ -236,10 +227,15 @@ void sweep(const backend::cuda& backend, const Op& op,
                 cudaMemsetAsync(p.board, 0, board_bytes, cuda::stream_of(backend)));
   }
   const auto threads = static_cast<unsigned>(plan.warps * cuda::warp);
-  const std::size_t shared_bytes =
-      d::block_sweep<parameters>::shared_bytes(plan.warps, plan.across, plan.slots());
-  cuda::launch(backend, function, {plan.blocks, threads, shared_bytes},
-               plan.walk ? d::walk_kernel<parameters> : d::split_kernel<parameters>, p);
+  const auto enqueue = [&](auto kernel, std::size_t shared_bytes) {
+    cuda::launch(backend, function, {plan.blocks, threads, shared_bytes}, kernel, p);
+  };
+  if (plan.walk)
+    enqueue(d::walk_kernel<parameters>,
+            d::walking_block<parameters>::shared_bytes(plan.warps, plan.across));
+  else
+    enqueue(d::split_kernel<parameters>,
+            d::piece_block<parameters>::shared_bytes(plan.warps, plan.across));
 }
 
 }  // namespace mmrec

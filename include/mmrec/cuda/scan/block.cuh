@@ -18,7 +18,8 @@ struct stretch {
   index_t group, number, count;
 };
 
-template <class P>
+/// Held: places in time of one lane in a stretch. Slots: places in shared memory.
+template <class P, int Held, int Slots>
 struct block_sweep : lane_sweep<P> {
   using base = lane_sweep<P>;
   using typename base::carry_type;
@@ -31,38 +32,36 @@ struct block_sweep : lane_sweep<P> {
 
   T* tiles;             // [warp][slot][stream]
   summary* totals;      // [buffer][warp][channel]; pieces of time have two more buffers
-  summary* kept;        // [thread]: of all steps of this warp before a lane's
+  summary* kept;        // [place of a lane][thread]: of all steps of this warp before it
   carry_type* entries;  // [warp][channel]: the state that enters a warp
   carry_type* slow;     // [channel]
   unsigned* lost;       // [channel], bit w: `entries` does not know warp w's; the last bit: any
   index_t origin;       // of the places: a multiple of R at or before the first step
 
-  int held;  // places of a lane in a stretch, which follow one another in time
-
-  static constexpr int buffers = 3;
+  static constexpr int held_places = Held, buffers = 3;
   static constexpr unsigned any_lost = 1u << 31;
   static constexpr int slot_size = P::NI * base::tile::size;
-  static std::size_t shared_bytes(int warps, int across, int slots) {
+  static std::size_t shared_bytes(int warps, int across) {
     const std::size_t threads = static_cast<std::size_t>(warps) * warp;
-    return static_cast<std::size_t>(warps * slots) * slot_size * sizeof(T) +
-           (buffers + (across < warp ? 1 : 0)) * threads * sizeof(summary) +
+    return static_cast<std::size_t>(warps) * Slots * slot_size * sizeof(T) +
+           (buffers + (across < warp ? Held : 0)) * threads * sizeof(summary) +
            (threads + warp) * sizeof(carry_type) + warp * sizeof(unsigned);
   }
 
   __device__ block_sweep(const P& parameters, index_t group)
-      : base(parameters, group), origin(base::begin / R * R), held(parameters.held) {
+      : base(parameters, group), origin(base::begin / R * R) {
     extern __shared__ uint4 mmrec_shared[];
     const int threads = int(blockDim.x);
     tiles = reinterpret_cast<T*>(mmrec_shared);
-    totals = reinterpret_cast<summary*>(tiles + warps * p.slots * slot_size);
+    totals = reinterpret_cast<summary*>(tiles + warps * Slots * slot_size);
     kept = totals + buffers * threads;
-    entries = reinterpret_cast<carry_type*>(kept + (deep > 1 ? 1 : 0) * threads);
+    entries = reinterpret_cast<carry_type*>(kept + (deep > 1 ? Held : 0) * threads);
     slow = entries + threads;
     lost = reinterpret_cast<unsigned*>(slow + warp);
   }
 
-  __device__ T* slot(int i) const { return tiles + (me * p.slots + i) * slot_size; }
-  __device__ index_t stretch_steps() const { return index_t(warps) * held * deep * R; }
+  __device__ T* slot(int i) const { return tiles + (me * Slots + i) * slot_size; }
+  __device__ index_t stretch_steps() const { return index_t(warps) * Held * deep * R; }
   /// One warp whose lanes are all side by side needs no summaries.
   __device__ bool alone() const { return warps == 1 && deep == 1; }
   /// How many stretches, from this one on, have all of their steps.
@@ -74,36 +73,28 @@ struct block_sweep : lane_sweep<P> {
     else
       return first < base::begin || first + size > base::end ? 0 : (base::end - first) / size;
   }
-  /// First step of this lane's first place, as time is walked; and how far the next ones are.
+  /// First step of this lane's first place, as time is walked; and how far the next one is.
   __device__ index_t start_of(const stretch& of) const {
-    const index_t walked = ((of.number * warps + me) * deep + place) * held;
-    return origin + (backwards ? of.count * warps * held * deep - 1 - walked : walked) * R;
+    const index_t walked = (of.number * warps + me) * Held * deep + place;
+    return origin + (backwards ? of.count * warps * Held * deep - 1 - walked : walked) * R;
   }
   __device__ index_t ahead(index_t places) const { return (backwards ? -places : places) * R; }
-  __device__ void fetch_all(typename base::cursor c, int first) const {
-#pragma unroll 1
-    for (int s = 0; s < held; ++s) {
-      this->fetch(slot(first + s), c);
-      this->move(c, ahead(1));
-    }
-  }
 
   /// Elements of shifted streams before the place that is first in time, which no slot has.
   struct outside {
     T before[at_least_one<P::NS>];
     bool first;  // there are none: the recurrence begins here
   };
-  /// `c` is at this lane's first place, as time is walked, which begins at `start`.
+  /// `c` is at the place that is walked first; the one that is first in time is `start`.
   __device__ __forceinline__ outside look_outside(const typename base::cursor& c,
                                                   index_t start) const {
     outside o;
-    const index_t last = backwards ? ahead(held - 1) : 0;
-    o.first = start + last == base::begin;
+    o.first = start == base::begin;
     const bool edge = place == (backwards ? deep - 1 : 0) && !o.first;
 #pragma unroll
     for (int e = 0; e < int(P::NS); ++e) {
       const index_t stride = p.in[P::NI - P::NS + e].time;
-      o.before[e] = edge ? c.below[e][last * stride] : T{};
+      o.before[e] = edge ? c.below[e][backwards ? ahead((Held - 1) * deep) * stride : 0] : T{};
     }
     return o;
   }
@@ -119,11 +110,11 @@ struct block_sweep : lane_sweep<P> {
 #pragma unroll
     for (int k = 0; k < int(P::NO); ++k) x.to[k] = c.to[k];
     if constexpr (P::NS > 0) {
-      // The place before in time: the one in the slot before, or the last one of a lane's neighbour.
-      int from = backwards ? s + 1 : s - 1, at = place;
-      if (from < 0) from = held - 1, --at;
-      if (from == held) from = 0, ++at;
-      const bool edge = at < 0 || at == deep;
+      // The place before in time: a neighbouring lane's, or the last one of the slot before.
+      int at = place + (backwards ? 1 : -1), from = s;
+      if (at < 0) at = deep - 1, --from;
+      if (at == deep) at = 0, ++from;
+      const bool edge = from < 0 || from == Held;
       x.first = edge && o.first ? 0 : -1;
 #pragma unroll
       for (int e = 0; e < int(P::NS); ++e) {
@@ -140,31 +131,32 @@ struct block_sweep : lane_sweep<P> {
   __device__ summary& total(int buffer, int w) const {
     return totals[(buffer * warps + w) * warp + column];
   }
-  __device__ summary& before_me() const { return kept[int(threadIdx.x)]; }
+  __device__ summary& kept_at(int s) const { return kept[s * int(blockDim.x) + int(threadIdx.x)]; }
 
   /// What the steps of this warp do, for all warps to read behind a barrier.
   __device__ __forceinline__ void summarize(const typename base::cursor& c, int first,
                                             const outside& o) const {
-    summary mine = own::none(p.op);
+    summary sum = own::none(p.op);
 #pragma unroll 1
-    for (int s = 0; s < held; ++s) extend<true>(fetched(c, first, s, o), mine);
-    combine(mine);
+    for (int s = 0; s < Held; ++s) sum = add<true>(fetched(c, first, s, o), s, sum);
+    if (place == 0) total(0, me) = sum;
   }
+  /// Place s of all lanes behind a summary of those before it.
   template <bool Whole>
-  __device__ __forceinline__ void extend(const place_steps<P>& x, summary& mine) const {
+  __device__ __forceinline__ summary add(const place_steps<P>& x, int s, const summary& sum) const {
+    summary mine = own::none(p.op);
     this->template each<Whole, R>(
         x, 0, [&](const std::array<State, P::NI>& now, int) { own::extend(p.op, mine, now); });
-  }
-  __device__ __forceinline__ void combine(summary mine) const {
     if (deep > 1) {
       for (int distance = 1; distance < deep; distance *= 2) {
         const summary left = shuffle_up(mine, distance * across);
         if (place >= distance) mine = own::combine(p.op, left, mine);
       }
       const summary before = shuffle_up(mine, across);
-      before_me() = place == 0 ? own::none(p.op) : before;
+      kept_at(s) = place == 0 ? sum : s == 0 ? before : own::combine(p.op, sum, before);
+      mine = from_lane(mine, warp - across + column);
     }
-    if (place == deep - 1) total(0, me) = mine;
+    return s == 0 ? mine : own::combine(p.op, sum, mine);
   }
 
   /// The first warp finds the states that enter the others; `carry` goes from the state that enters
@@ -196,11 +188,15 @@ struct block_sweep : lane_sweep<P> {
   /// Takes the steps from the state that enters this warp to the one behind a lane's last.
   __device__ __forceinline__ void finish(typename base::cursor c, int first, const outside& o,
                                          carry_type& carry) const {
-    if (deep > 1) own::apply(p.op, before_me(), carry);
+    const carry_type here = carry;
 #pragma unroll 1
-    for (int s = 0; s < held; ++s) {
+    for (int s = 0; s < Held; ++s) {
+      if (deep > 1) {
+        carry = here;
+        own::apply(p.op, kept_at(s), carry);
+      }
       this->template advance<true>(fetched(c, first, s, o), carry);
-      this->move(c, ahead(1));
+      if (Held > 1) this->move(c, ahead(deep));
     }
   }
   /// The state behind the stretch, for the first warp.
@@ -215,11 +211,11 @@ struct block_sweep : lane_sweep<P> {
 template <class Block, class P>
 __device__ __noinline__ void summarize_carefully(const P& p, const stretch& of) {
   const Block b(p, of.group);
-  auto mine = Block::own::none(p.op);
+  auto sum = Block::own::none(p.op);
 #pragma unroll 1
-  for (int s = 0; s < b.held; ++s)
-    b.template extend<false>(b.read(b.start_of(of) + s * b.ahead(1)), mine);
-  b.combine(mine);
+  for (int s = 0; s < Block::held_places; ++s)
+    sum = b.template add<false>(b.read(b.start_of(of) + s * b.ahead(b.deep)), s, sum);
+  if (b.place == 0) b.total(0, b.me) = sum;
 }
 
 /// Block::finish for such a stretch, or where a summary could not be applied (`in_turn`): then warp
@@ -237,22 +233,24 @@ __device__ __noinline__ typename Block::carry_type finish_carefully(
     }
     const bool unknown = in_turn && (b.lost[b.column] >> b.me & 1);
     if (unknown) carry = b.slow[b.column];
-    auto mine = carry;
-    bool follow = true;
-    if (b.deep > 1) {
-      const auto before = b.before_me();
-      follow = unknown || (in_turn && !Block::own::may_apply(before, here));
-      mine = here;
-      Block::own::apply(p.op, before, mine);
-    }
-    for (int i = 0; i < (in_turn ? b.deep : 1); ++i) {
-      if (!in_turn || b.place == i) {
-        if (follow) mine = carry;
 #pragma unroll 1
-        for (int s = 0; s < b.held; ++s)
-          b.template advance<false>(b.read(b.start_of(of) + s * b.ahead(1)), mine);
+    for (int s = 0; s < Block::held_places; ++s) {
+      const place_steps<P> steps = b.read(b.start_of(of) + s * b.ahead(b.deep));
+      auto mine = carry;
+      bool follow = true;
+      if (b.deep > 1) {
+        const auto before = b.kept_at(s);
+        follow = unknown || (in_turn && !Block::own::may_apply(before, here));
+        mine = here;
+        Block::own::apply(p.op, before, mine);
       }
-      carry = in_turn ? from_lane(mine, i * b.across + b.column) : mine;
+      for (int i = 0; i < (in_turn ? b.deep : 1); ++i) {
+        if (!in_turn || b.place == i) {
+          if (follow) mine = carry;
+          b.template advance<false>(steps, mine);
+        }
+        carry = in_turn ? from_lane(mine, i * b.across + b.column) : mine;
+      }
     }
     if (in_turn && b.place == 0) b.slow[b.column] = carry;
   }

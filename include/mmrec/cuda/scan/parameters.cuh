@@ -21,7 +21,6 @@ struct scan_tuning {
   scan_kernel kernel = scan_kernel::chosen;
   int warps = 0;   // of a block
   int across = 0;  // lanes side by side
-  int held = 0;    // places in time of a lane
 };
 
 /// Tests replace it to send small problems through every kernel.
@@ -39,8 +38,11 @@ inline constexpr int upload_size = 400;  // offsets per launch, a kernel's 4 KiB
 template <class T, std::size_t Inputs>
 inline constexpr int steps = (Inputs == 1 ? 16 : 8) / (sizeof(T) == 8 ? 2 : 1);
 
-/// Stretches of time of a warp that are on their way while it works on one, with that one.
+/// Tiles of every stream that are on their way while one is worked on, with that one.
 inline constexpr int stages = 3;
+/// Places in time that a lane of a piece has: 12 to 16 KiB of shared memory to a warp.
+template <std::size_t Inputs>
+inline constexpr int held = Inputs < 3 ? 8 : 4;
 
 /// How a stream's steps are fetched and stored. The vector accesses take 16 bytes; they need data,
 /// and strides of all other axes, that are multiples of that.
@@ -90,9 +92,8 @@ struct sweep_parameters {
   const index_t* offsets = nullptr;  // device memory; null: none
 
   int across = warp;
-  int held = 1, slots = 1;  // places of a lane in a stretch of time, and in shared memory
-  index_t pieces = 1;       // of time, one to a block
-  uint4* board = nullptr;   // where their blocks tell one another what they know
+  index_t pieces = 1;      // of time, one to a block
+  uint4* board = nullptr;  // where their blocks tell one another what they know
 };
 
 }  // namespace detail

@@ -25,6 +25,9 @@ namespace mmrec::cuda::detail {
 
 inline constexpr index_t window = 16;  // pieces, and windows of a long one
 
+template <class P>
+using piece_block = block_sweep<P, held<P::NI>, held<P::NI>>;
+
 /// How a value is written down: 16 bytes at once, with a last word that is never 0, so that whoever
 /// reads them knows that they are there, and no order of memory accesses is relied on.
 template <class S>
@@ -51,7 +54,7 @@ template <>
 struct note<scan_ops::affine<float>> {
   static constexpr int quads = 1;
   static __device__ __forceinline__ std::uint32_t up(float x) {
-    if (!(x < 0x1p126F)) return 0x7fc0;  // NaN: no bound
+    if (!(x < 0x1p126F)) return 0x7f80;  // infinity
     return x == 0 ? 0 : (__float_as_uint(x) >> 16) + 1;
   }
   static __device__ __forceinline__ void write(const scan_ops::affine<float>& v, uint4 (&to)[1]) {
@@ -68,8 +71,8 @@ struct note<scan_ops::affine<float>> {
 /// Notes of all lanes of a warp, which start as 0.
 template <class P>
 struct board {
-  using summary = typename block_sweep<P>::summary;
-  using carry_type = typename block_sweep<P>::carry_type;
+  using summary = typename piece_block<P>::summary;
+  using carry_type = typename piece_block<P>::carry_type;
   enum kind { piece_summary, window_summary, long_entry, state_behind, kinds };
 
   uint4* at;
@@ -154,8 +157,8 @@ struct board {
 };
 
 template <class P>
-struct piece_sweep : block_sweep<P> {
-  using base = block_sweep<P>;
+struct piece_sweep : piece_block<P> {
+  using base = piece_block<P>;
   using base::column, base::lane, base::live, base::me, base::p, base::place, base::total,
       base::warps;
   using typename base::carry_type, typename base::own, typename base::summary;
@@ -179,9 +182,16 @@ struct piece_sweep : block_sweep<P> {
     const auto here = this->cursor_at(start);
     typename base::outside outside = {};
     if (whole) {
-      this->fetch_all(here, 0);
+      const index_t step = this->ahead(base::deep);
+      auto c = here;
+#pragma unroll 1
+      for (int s = 0; s < base::held_places; ++s) {
+        this->fetch(this->slot(s), c);
+        this->move(c, step);
+      }
       __pipeline_commit();
-      outside = this->look_outside(here, start);
+      outside = this->look_outside(
+          here, start + (base::backwards ? (base::held_places - 1) * step : index_t{0}));
       __pipeline_wait_prior(0);
       __syncwarp();
       this->summarize(here, 0, outside);

@@ -10,20 +10,22 @@
 
 namespace mmrec::cuda::detail {
 
+template <class P>
+using walking_block = block_sweep<P, 1, stages>;
+
 /// Walks `left` stretches all of whose steps exist; ends before one where they must be taken one by
 /// one. `carry` is the first warp's.
 template <class P>
 __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& now,
                                            typename lane_sweep<P>::carry_type& carry) {
-  const block_sweep<P> b(p, now.group);
+  const walking_block<P> b(p, now.group);
   constexpr int depth = stages;
-  const int held = b.held;
   const bool alone = b.alone();
-  const index_t step = b.ahead(index_t{b.warps} * b.deep * held);
+  const index_t step = b.ahead(b.warps * b.deep);
   index_t start = b.start_of(now), fetching = left;
   auto here = b.cursor_at(start), there = here;
   const auto fetch = [&](int slot) {
-    if (fetching > 0) b.fetch_all(there, slot * held);
+    if (fetching > 0) b.fetch(b.slot(slot), there);
     __pipeline_commit();
     --fetching;
     b.move(there, step);
@@ -42,9 +44,9 @@ __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& no
     const auto outside_here = outside;
     if (left > 1) outside = b.look_outside(next, start);
     if (alone) {
-      b.finish(here, slot * held, outside_here, carry);
+      b.finish(here, slot, outside_here, carry);
     } else {
-      b.summarize(here, slot * held, outside_here);
+      b.summarize(here, slot, outside_here);
       __syncthreads();
       auto behind = carry;
       if (b.me == 0) b.share(behind);
@@ -52,7 +54,7 @@ __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& no
       if (b.slowly()) break;
       carry = behind;
       auto state = b.entries[b.me * warp + b.column];
-      b.finish(here, slot * held, outside_here, state);
+      b.finish(here, slot, outside_here, state);
     }
     here = next;
     --left;
@@ -64,7 +66,7 @@ __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& no
 template <class P>
 __device__ __noinline__ typename lane_sweep<P>::carry_type walk_carefully(
     const P& p, const stretch& now, typename lane_sweep<P>::carry_type carry) {
-  using block = block_sweep<P>;
+  using block = walking_block<P>;
   const block b(p, now.group);
   if (b.alone()) return finish_carefully<block>(p, now, false, carry);
   summarize_carefully<block>(p, now);
@@ -82,13 +84,13 @@ __global__ void __launch_bounds__(most_warps* warp, 2) walk_kernel(const __grid_
   stretch now{blockIdx.x, 0, 0};
   typename lane_sweep<P>::carry_type carry;
   {
-    const block_sweep<P> b(p, now.group);
+    const walking_block<P> b(p, now.group);
     const index_t steps = b.end > b.begin ? b.end - b.origin : 0;
     now.count = (steps + b.stretch_steps() - 1) / b.stretch_steps();
     carry = b.first_carry();
   }
   while (now.number < now.count) {
-    const index_t whole = block_sweep<P>(p, now.group).whole_from(now);
+    const index_t whole = walking_block<P>(p, now.group).whole_from(now);
     const index_t before = now.number;
     if (whole > 0) walk_whole(p, whole, now, carry);
     if (now.number - before < whole || whole == 0) {
