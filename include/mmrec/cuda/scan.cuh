@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scans on the GPU. The shape decides who does the work:
 //
-//   many recurrences (batch times channels)   a block per group of them walks time   scan/walk.cuh
-//   few, and time fits in one block           held in registers                      scan/split.cuh
-//   few, and time is long                     pieces of time, a block to each        scan/split.cuh
+//   many recurrences (batch times channels), or a short time
+//                     a block per group of them walks time                  scan/walk.cuh
+//   few, and time fits in one block
+//                     the block holds all of it in shared memory            scan/split.cuh
+//   few, and a long time
+//                     pieces of time, a block to each, which look back      scan/split.cuh
 //
 // Cutting time, inside a block or into pieces, changes results by rounding: one more rounding where
 // a state enters. The bits are the same in every run, and depend on shapes and strides alone. With
