@@ -74,8 +74,8 @@ auto state_weights(const B& backend, const recurrence_weights<T>& w, const recur
 template <class V>
 struct gate_step {
   V s, m, h;
-  MMREC_HD gate_step(const V& u_block, const V& u_mix, bool mix_gate, const V& z, const V& gamma, const V& p,
-            const V& mix)
+  MMREC_HD gate_step(const V& u_block, const V& u_mix, bool mix_gate, const V& z, const V& gamma,
+                     const V& p, const V& mix)
       : s(math::sigmoid(u_block)),
         m(mix_gate ? math::sigmoid(u_mix) : math::constant<V>(1)),
         h(z * (s + mix * m) + p * (gamma + mix * (gamma + math::constant<V>(1) - m))) {}

@@ -58,8 +58,7 @@ __device__ __forceinline__ void tensor_product(double* sum, double a, double b) 
 template <bool Narrow>
 __device__ __forceinline__ void multiply_fragments(fragment_sum<float>& sum,
                                                    const pack<float>& upper,
-                                                   const pack<float>& lower,
-                                                   const pack<float>& b) {
+                                                   const pack<float>& lower, const pack<float>& b) {
   fragment_sum<float> part;
   float a_high[2][4], b_high[2][2], a_low[2][4], b_low[2][2];
   const auto split = [](float x, float& high, float& low) {

@@ -74,8 +74,7 @@ void sum_over_tokens(const backend::cuda& on, const char* function, const view<c
 template <class S>
 __global__ void __launch_bounds__(256)
     token_gradients_kernel(const __grid_constant__ adjoint_steps<S> steps,
-                           const accumulator_t<S>* through_mix, view<S, 3> dz,
-                           view<S, 3> dgamma) {
+                           const accumulator_t<S>* through_mix, view<S, 3> dz, view<S, 3> dgamma) {
   using Acc = accumulator_t<S>;
   const auto& r = steps.r;
   for (index_t row = blockIdx.x; row < r.batch * r.time; row += gridDim.x) {

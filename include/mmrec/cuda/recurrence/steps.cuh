@@ -112,8 +112,7 @@ struct forward_steps {
   __device__ Acc finish(index_t b, index_t j, index_t i, const step_range& range, const ahead& in,
                         Acc p, Acc block_sum, Acc mix_sum) const {
     const index_t t = range.from + i;
-    const Acc u_mix =
-        r.gates == 2 ? mix_sum + (in.mixed + widen<Acc>(r.mix_bias(j))) : Acc(0);
+    const Acc u_mix = r.gates == 2 ? mix_sum + (in.mixed + widen<Acc>(r.mix_bias(j))) : Acc(0);
     const mmrec::detail::gate_step<Acc> step(block_sum + widen<Acc>(r.block_bias(j)), u_mix,
                                              r.gates == 2, in.z, in.gamma, p, r.mix_factor);
     send(state_before(b, t + 1) + j, step.h);
@@ -181,9 +180,7 @@ struct adjoint_steps {
             widen<Acc>(r.gamma(b, t, j)), p[(b * r.time + t) * r.d + j],
             widen<Acc>(gates(b, t, j)),   widen<Acc>(gates(b, t, r.d + j))};
   }
-  __device__ Acc begin(index_t b, index_t j, const step_range&) const {
-    return carry[b * r.d + j];
-  }
+  __device__ Acc begin(index_t b, index_t j, const step_range&) const { return carry[b * r.d + j]; }
   /// `rest` is the part of dp that needs no product.
   __device__ Acc finish(index_t b, index_t j, index_t i, const step_range& range, const ahead& in,
                         Acc rest, Acc sum, Acc) const {

@@ -41,7 +41,7 @@ template <class Acc>
 struct sweep_window {
   index_t from, steps, limit;
   double tolerance;
-  index_t chunk, chunks;  // steps of one, and how many
+  index_t chunk, chunks;           // steps of one, and how many
   chunk_end<Acc>* ends = nullptr;  // (batch, chunks, D)
   Acc* source = nullptr;           // (batch, steps, D): beta, or q of the adjoint
   sweep_memory<Acc>* memory = nullptr;
@@ -93,9 +93,8 @@ __device__ void product_of_tokens(sweep_shared<Acc>& shared, const Acc* data, in
     __syncthreads();
     block_product<Acc>(shared.tiles, token_rows<Acc>{data, shared.offset, seam, jump},
                        weight_columns<Weights>{weights, j0}, part(rows, i0), part(columns, j0),
-                       depth, [&](index_t i, index_t j, const Acc& sum) {
-                         store(i0 + i, j0 + j, sum);
-                       });
+                       depth,
+                       [&](index_t i, index_t j, const Acc& sum) { store(i0 + i, j0 + j, sum); });
   }
 }
 
@@ -156,7 +155,8 @@ struct sweep_solver<forward_steps<S>> {
     const Acc m = r.gates == 2 ? math::sigmoid(mix_sum + (steps.mixed[(b * r.time + t) * r.d + j] +
                                                           widen<Acc>(r.mix_bias(j))))
                                : one;
-    beta(b, s)[j] = widen<Acc>(r.z(b, t, j)) * (g + r.mix_factor * m) + r.mix_factor * (one - m) * p;
+    beta(b, s)[j] =
+        widen<Acc>(r.z(b, t, j)) * (g + r.mix_factor * m) + r.mix_factor * (one - m) * p;
     if (steps.gates) {
       steps.gates(b, t, j) = narrow<S>(g);
       steps.gates(b, t, r.d + j) = narrow<S>(m);
@@ -173,9 +173,7 @@ struct sweep_solver<forward_steps<S>> {
     Acc first(0);
     product_of_tokens<Acc>(
         shared, steps.x, r.batch * count,
-        [&](index_t i) {
-          return steps.state_before(i / count, window.from + i % count) - steps.x;
-        },
+        [&](index_t i) { return steps.state_before(i / count, window.from + i % count) - steps.x; },
         r.d, r.d, 0, forward_weights<S>{r.block, r.mix, r.gates}, r.gates * r.d,
         [&](index_t i, index_t column, Acc sum) {
           if (r.gates == 2 && column % 2 == 0) {
@@ -187,9 +185,7 @@ struct sweep_solver<forward_steps<S>> {
                    steps.state_before(b, window.from + s)[j]);
         });
   }
-  __device__ Acc start(index_t b, index_t j) const {
-    return steps.state_before(b, window.from)[j];
-  }
+  __device__ Acc start(index_t b, index_t j) const { return steps.state_before(b, window.from)[j]; }
   __device__ chunk_end<Acc> coefficients(index_t b, index_t s, index_t j, index_t) const {
     const Acc gamma = widen<Acc>(steps.r.gamma(b, window.from + s, j));
     return {gamma + steps.r.mix_factor * gamma, beta(b, s)[j]};
@@ -266,9 +262,7 @@ struct sweep_solver<adjoint_steps<S>> {
     if (sweep == 0) return;
     transposed_product(
         shared, steps.r.batch * window.steps,
-        [&](index_t i) {
-          return token{i / window.steps, i % window.steps};
-        },
+        [&](index_t i) { return token{i / window.steps, i % window.steps}; },
         [&](index_t b, index_t s, index_t j, Acc dp) { q(b, s, j) = dp; });
   }
   __device__ Acc start(index_t, index_t) const { return Acc(0); }
@@ -301,10 +295,7 @@ struct sweep_solver<adjoint_steps<S>> {
     });
     // dp of the first exact step, for the steps before it.
     transposed_product(
-        shared, r.batch,
-        [&](index_t b) {
-          return token{b, exact - 1};
-        },
+        shared, r.batch, [&](index_t b) { return token{b, exact - 1}; },
         [&](index_t b, index_t s, index_t j, Acc dp) {
           const index_t t = time_of(s);
           const Acc gamma = widen<Acc>(r.gamma(b, t, j));

@@ -26,7 +26,7 @@ inline constexpr int walk_warps = 8, walk_threads = walk_warps * warp;
 inline constexpr int packs_at_once = 8;  // that a lane receives together
 
 struct walk_plan {
-  int tiles = 1;  // row tiles of a block
+  int tiles = 1;                                            // row tiles of a block
   index_t slices = 1, groups = 1, rows = fragment_columns;  // rows of the batch in a group
   index_t packs = 0;                                        // in the depth
   bool resident = true;
@@ -93,8 +93,8 @@ __device__ void gather_weights(const Steps& steps, index_t first, index_t tiles,
     const int e = static_cast<int>(within % V), lane = static_cast<int>(within / V % warp),
               half = static_cast<int>(within / (V * warp) % 2);
     const index_t q = within / (2 * V * warp);
-    to[i] = steps.weight(first + tile, lane / 4 + 8 * half,
-                         q * fragment_depth<Acc> + lane % 4 * V + e);
+    to[i] =
+        steps.weight(first + tile, lane / 4 + 8 * half, q * fragment_depth<Acc> + lane % 4 * V + e);
   }
 }
 template <class Steps>
@@ -202,9 +202,9 @@ __global__ void __launch_bounds__(walk_threads, 1)
             if (q + k < end) {
 #pragma unroll
               for (int tile = 0; tile < Tiles; ++tile) {
-                const auto* const a = reinterpret_cast<const pack<Acc>*>(
-                                          weights + (tile0 + tile) * words) +
-                                      (q + k) * 2 * warp + thread % warp;
+                const auto* const a =
+                    reinterpret_cast<const pack<Acc>*>(weights + (tile0 + tile) * words) +
+                    (q + k) * 2 * warp + thread % warp;
                 multiply_fragments<narrow_weights>(sum[tile], a[0], a[warp], now.of[k]);
               }
             }
@@ -236,8 +236,7 @@ __global__ void __launch_bounds__(walk_threads, 1)
       if (item != thread) ahead = steps.look_ahead(b, j, i, range);
       const int unit = item % units, row = item / units;
       const Acc* const at =
-          of_round +
-          ((unit / Steps::units) * row_tiles + row / fragment_columns) * tile_sums +
+          of_round + ((unit / Steps::units) * row_tiles + row / fragment_columns) * tile_sums +
           unit % Steps::units * fragment_columns + row % fragment_columns;
       Acc one(0), two(0);
       if (multiplies) {
@@ -269,9 +268,8 @@ void enqueue_walk(const backend::cuda& on, const char* function, const Steps& al
            pack_weights_kernel<Steps>, all, tiles, plan.packs, packed);
   const auto kernel = plan.tiles % 2 == 0 ? walk_kernel<Steps, 2> : walk_kernel<Steps, 1>;
   for (index_t b = 0; b < all.r.batch; b += plan.rows_together())
-    launch(on, function,
-           {plan.blocks(), walk_threads, plan.shared_bytes, /*cooperative=*/true}, kernel,
-           all.rows(b, plan.rows_together()), plan, range, decided,
+    launch(on, function, {plan.blocks(), walk_threads, plan.shared_bytes, /*cooperative=*/true},
+           kernel, all.rows(b, plan.rows_together()), plan, range, decided,
            static_cast<const Acc*>(packed));
 }
 
