@@ -19,6 +19,7 @@
 #include <mmrec/cuda/recurrence/steps.cuh>
 
 #include <algorithm>
+#include <string>
 
 namespace mmrec::cuda::detail {
 
@@ -256,7 +257,12 @@ template <class Steps>
 void enqueue_walk(const backend::cuda& on, const char* function, const Steps& all,
                   const step_range& range, const step_range* decided = nullptr) {
   using Acc = typename Steps::Acc;
-  const walk_plan plan = plan_walk(current_device(function), all);
+  const auto& device = current_device(function);
+  const walk_plan plan = plan_walk(device, all);
+  if (plan.shared_bytes > static_cast<std::size_t>(device.shared_bytes))
+    throw runtime_failure(function, "D = " + std::to_string(all.r.d) +
+                                        " is more than the multiprocessors of this device can "
+                                        "share out (solver sequential)");
   const index_t tiles = plan.slices * plan.tiles, words = tile_words<Acc>(plan.packs);
   const stream_scratch memory(
       on, function, plan.resident ? 0 : static_cast<std::size_t>(tiles * words) * sizeof(Acc));
