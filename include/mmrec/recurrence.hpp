@@ -17,7 +17,12 @@
 // of time, until max|dH| <= tolerance max|H|. After k sweeps the first k steps are exact, so where
 // the limit is reached the rest of the window is solved sequentially, and the report says so. The
 // adjoint is solved in the same way. On a CPU the sequential solver is the faster one at every size
-// measured; it is the default.
+// measured; it is the default. solver::automatic leaves the choice to the backend.
+//
+// backend::cuda: the sequential solver is one kernel that stays for all steps, the parallel one
+// decides on the device when a window is done (cuda/recurrence.cuh). A call waits for nothing and
+// can be captured; what a parallel solve took is in options.report once the stream is there.
+// Products of float states with weights are as exact as float's, but an infinite state gives NaN.
 //
 // final may be the initial state, and dinitial may be dfinal. Errors: shapes, null data (for the
 // weights of the mix gate only where there is one), another stride than 1 on D, outputs that

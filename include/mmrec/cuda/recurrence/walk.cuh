@@ -89,14 +89,14 @@ __device__ void gather_weights(const Steps& steps, index_t first, index_t tiles,
   using Acc = typename Steps::Acc;
   constexpr int V = pack_size<Acc>;
   const index_t words = tile_words<Acc>(packs);
-  for (index_t i = thread; i < tiles * words; i += threads) {
-    const index_t tile = i / words, within = i - tile * words;
-    const int e = static_cast<int>(within % V), lane = static_cast<int>(within / V % warp),
-              half = static_cast<int>(within / (V * warp) % 2);
-    const index_t q = within / (2 * V * warp);
-    to[i] =
-        steps.weight(first + tile, lane / 4 + 8 * half, q * fragment_depth<Acc> + lane % 4 * V + e);
-  }
+  for (index_t tile = 0; tile < tiles; ++tile)
+    for (index_t i = thread; i < words; i += threads) {
+      const int e = static_cast<int>(i % V), lane = static_cast<int>(i / V % warp),
+                half = static_cast<int>(i / (V * warp) % 2);
+      const index_t q = i / (2 * V * warp);
+      to[tile * words + i] = steps.weight(first + tile, lane / 4 + 8 * half,
+                                          q * fragment_depth<Acc> + lane % 4 * V + e);
+    }
 }
 template <class Steps>
 __global__ void __launch_bounds__(walk_threads)
@@ -269,8 +269,7 @@ void enqueue_walk(const backend::cuda& on, const char* function, const Steps& al
   Acc* const packed = reinterpret_cast<Acc*>(memory.data());
   if (packed)
     launch(on, function,
-           {std::min<index_t>(4096, (tiles * words + walk_threads - 1) / walk_threads),
-            walk_threads, 0},
+           {std::min<index_t>(4096, (words + walk_threads - 1) / walk_threads), walk_threads, 0},
            pack_weights_kernel<Steps>, all, tiles, plan.packs, packed);
   const auto kernel = plan.tiles % 2 == 0 ? walk_kernel<Steps, 2> : walk_kernel<Steps, 1>;
   for (index_t b = 0; b < all.r.batch; b += plan.rows_together())
