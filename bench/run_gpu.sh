@@ -10,7 +10,7 @@ generator=()
 if ! command -v ninja >/dev/null; then generator=(-G "Unix Makefiles"); fi
 cmake --preset cuda "${generator[@]}" -DCMAKE_PREFIX_PATH="$PWD/.carry" \
   -DMMREC_BUILD_BENCHMARKS=ON -DMMREC_BUILD_TESTS=OFF
-benches=(scan linear modules)
+benches=(scan linear modules recurrence)
 targets=()
 for bench in "${benches[@]}"; do targets+=("${bench}_gpu_float" "${bench}_gpu_bfloat16"); done
 cmake --build --preset cuda --parallel "$(nproc)" --target "${targets[@]}"

@@ -7,6 +7,7 @@
 
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
+#include "support/on_both_backends.hpp"
 #include "support/recurrence_problem.hpp"
 
 using namespace mmrec;
@@ -27,7 +28,7 @@ TEST_CASE("recurrence: calls that cannot be right are refused before anything is
     const auto on = [&](const auto& backend) {
       return message_of<error>([&] { recurrence(backend, z, gamma, weights, out, options); });
     };
-    const auto message = on(backend::simd{});
+    const auto message = on(tested{});
     CHECK(on(backend::reference{}) == message);
     return message;
   };
@@ -109,7 +110,7 @@ TEST_CASE("recurrence: calls that cannot be right are refused before anything is
 TEST_CASE("recurrence_backward: calls that cannot be right are refused before anything is written",
           "[gradients][errors]") {
   const auto r = random_recurrence<float>({2, 4, 3}, 1);
-  const auto forward = run_recurrence(backend::simd{}, r, {});
+  const auto forward = run_recurrence(tested{}, r, {});
   std::vector<float> written(400, 77);
   const std::array<index_t, 3> shape{2, 4, 3};
   struct arguments {
@@ -138,7 +139,7 @@ TEST_CASE("recurrence_backward: calls that cannot be right are refused before an
       return message_of<error>(
           [&] { recurrence_backward(backend, a.dh, a.z, a.gamma, a.h, a.w, a.g); });
     };
-    const auto message = on(backend::simd{});
+    const auto message = on(tested{});
     CHECK(on(backend::reference{}) == message);
     return message;
   };

@@ -65,7 +65,7 @@ void compare_call(const Backend& backend, fixture_check& check, const std::strin
 }  // namespace
 
 TEMPLATE_TEST_CASE("recurrence: fixtures", "[fixtures][gradients]", reference_float,
-                   reference_double, simd_float, simd_double) {
+                   reference_double, tested_float, tested_double) {
   using mmrec::solver;
   struct way {
     enum solver solver;

@@ -133,7 +133,7 @@ TEST_CASE("recurrence: gradients of everything against finite differences", "[gr
         const auto expected = differences(r, form);
         const loss_weights weights(r);
         for (const recurrence_form& way : ways(form))
-          on_both_backends([&](const auto& backend) {
+          on_each_backend([&](const auto& backend) {
             CAPTURE_FORM(way);
             CAPTURE(shape, expands);
             auto out = gradients_of(backend, r, way, weights);
@@ -160,13 +160,13 @@ TEST_CASE(
     "[gradients]") {
   const auto r = random_recurrence<double>({2, 30, 6}, 3, {3, 0.8, 1});
   const loss_weights weights(r);
-  const auto direct = gradients_of(backend::simd{}, r, {}, weights);
+  const auto direct = gradients_of(tested{}, r, {}, weights);
   CHECK(direct.report.sweeps == 0);
   for (const index_t sweeps : {1, 2, 3, 64})
     for (const index_t window : {4, 512}) {
       const recurrence_form form{.solver = parallel, .max_sweeps = sweeps, .window = window};
       CAPTURE_FORM(form);
-      auto out = gradients_of(backend::simd{}, r, form, weights);
+      auto out = gradients_of(tested{}, r, form, weights);
       // The last k steps of a window are right after k sweeps.
       index_t left = 0;
       for (index_t from = 0; from < r.time; from += window)
@@ -203,7 +203,7 @@ TEMPLATE_TEST_CASE("recurrence: gradients in every element type", "[gradients]",
     auto expected = gradients_of(backend::reference{}, exact, form, weights).d;
     std::vector<std::vector<double>> parts;
     for_each_input(expected, [&](const char*, auto& g) { parts.push_back(g); });
-    on_both_backends([&](const auto& backend) {
+    on_each_backend([&](const auto& backend) {
       auto out = gradients_of(backend, r, form, weights);
       std::size_t i = 0;
       for_each_input(out.d, [&](const char* name, auto& g) {
@@ -221,7 +221,7 @@ TEST_CASE("recurrence: parameter gradients overwrite or accumulate, and each can
   const loss_weights weights(r);
   const std::array<index_t, 3> shape{2, 6, 5};
   for (const recurrence_form& form : {recurrence_form{}, recurrence_form{.solver = parallel}})
-    on_both_backends([&](const auto& backend) {
+    on_each_backend([&](const auto& backend) {
       auto plain = gradients_of(backend, r, form, weights),
            added = gradients_of(backend, r, form, weights, true, 3);
       const auto differ_by_start = [](const std::vector<double>& sum,
@@ -272,10 +272,10 @@ TEST_CASE("recurrence: an absent initial state is zero for the gradients too", "
   std::fill(r.initial.begin(), r.initial.end(), 0.0);
   const loss_weights weights(r);
   const std::array<index_t, 3> shape{2, 6, 5};
-  const auto with = gradients_of(backend::simd{}, r, {}, weights);
-  const auto forward = run_recurrence(backend::simd{}, r, {}, false);
+  const auto with = gradients_of(tested{}, r, {}, weights);
+  const auto forward = run_recurrence(tested{}, r, {}, false);
   recurrence_problem<double> without = r;
-  recurrence_backward(backend::simd{}, view<const double, 3>(weights.h.data(), shape), r.z_view(),
+  recurrence_backward(tested{}, view<const double, 3>(weights.h.data(), shape), r.z_view(),
                       r.gamma_view(), view<const double, 3>(forward.h.data(), shape), r.weights(),
                       {.gates = {forward.gates.data(), {2, 6, 10}},
                        .dgamma = {without.gamma.data(), shape},
@@ -293,7 +293,7 @@ TEST_CASE("recurrence_backward: NaN stays in its sequence", "[gradients]") {
   weights.h[static_cast<std::size_t>((1 * 9 + 4) * 5 + 2)] = std::nan("");
   for (const recurrence_form& form :
        {recurrence_form{}, recurrence_form{.solver = parallel, .window = 4}})
-    on_both_backends([&](const auto& backend) {
+    on_each_backend([&](const auto& backend) {
       const auto out = gradients_of(backend, r, form, weights);
       for (std::size_t i = 0; i < out.d.z.size(); ++i) {
         const bool damaged = i / 45 == 1 && i % 45 / 5 < 4;  // what comes before it in its sequence
@@ -306,9 +306,9 @@ TEST_CASE("recurrence_backward: NaN stays in its sequence", "[gradients]") {
 
 TEST_CASE("recurrence_backward: dinitial may be dfinal", "[gradients]") {
   const auto r = random_recurrence<float>({2, 4, 3}, 1);
-  const auto forward = run_recurrence(backend::simd{}, r, {});
+  const auto forward = run_recurrence(tested{}, r, {});
   const auto run = [&](const std::vector<float>& dfinal, std::vector<float>& dinitial) {
-    recurrence_backward(backend::simd{}, r.z_view(), r.z_view(), r.gamma_view(),
+    recurrence_backward(tested{}, r.z_view(), r.z_view(), r.gamma_view(),
                         view<const float, 3>(forward.h.data(), {2, 4, 3}), r.weights(),
                         {.gates = {forward.gates.data(), {2, 4, 6}},
                          .initial = r.initial_view(),

@@ -112,7 +112,7 @@ TEMPLATE_TEST_CASE("recurrence: both solvers solve it", "[components]", float, d
       for (const recurrence_form& form : all_forms()) {
         const bool with_initial = ++seed % 3 != 0;
         const auto r = random_recurrence<TestType>({shape[0], shape[1], d}, seed);
-        on_both_backends([&](const auto& backend) {
+        on_each_backend([&](const auto& backend) {
           CAPTURE(d, shape, with_initial);
           CAPTURE_FORM(form);
           const auto out = run_recurrence(backend, r, form, with_initial);
@@ -130,7 +130,7 @@ TEST_CASE("recurrence: sweeps do not grow with time where the system contracts",
   const recurrence_form form{.solver = parallel};
   for (const index_t time : {64, 512, 2000}) {
     const auto r = random_recurrence<double>({1, time, 16}, 3);
-    const auto out = run_recurrence(backend::simd{}, r, form);
+    const auto out = run_recurrence(tested{}, r, form);
     CAPTURE(time, out.report.sweeps);
     CHECK(out.report.sweeps > 3);
     CHECK(out.report.sweeps < 40);
@@ -154,7 +154,7 @@ TEMPLATE_TEST_CASE("recurrence: a sweep limit is met by continuing sequentially,
         left += sweeps > steps ? 0 : steps - (sweeps - 1);
         most = std::max(most, std::min(sweeps, steps + 1));
       }
-      on_both_backends([&](const auto& backend) {
+      on_each_backend([&](const auto& backend) {
         const auto out = run_recurrence(backend, r, form);
         check_solution(out, r, form);
         CHECK(out.report.sequential_steps == left);
@@ -167,7 +167,7 @@ TEST_CASE("recurrence: where the system expands", "[components]") {
   // Two solutions part after some dozens of steps, whatever the precision; each of them must still
   // satisfy the equation from step to step.
   const auto r = random_recurrence<double>({2, 300, 17}, 50, expanding);
-  on_both_backends([&](const auto& backend) {
+  on_each_backend([&](const auto& backend) {
     const auto direct = run_recurrence(backend, r, {});
     CHECK(worst_residual(r, {}, direct.h) <= 1);
     const recurrence_form form{.solver = parallel};
@@ -186,7 +186,7 @@ TEMPLATE_TEST_CASE("recurrence: steps and chunks that carry the state equal the 
   for (const recurrence_form& form :
        {recurrence_form{}, recurrence_form{.solver = parallel, .window = 6}})
     for (const index_t chunk : {1, 4, 7, 29})
-      on_both_backends([&](const auto& backend) {
+      on_each_backend([&](const auto& backend) {
         CAPTURE_FORM(form);
         CAPTURE(chunk);
         recurrence_outcome<T> out{
@@ -211,7 +211,7 @@ TEMPLATE_TEST_CASE("recurrence: steps and chunks that carry the state equal the 
 TEMPLATE_TEST_CASE("recurrence: nothing to do", "[components]", float, Eigen::bfloat16) {
   using T = TestType;
   for (const recurrence_form& form : {recurrence_form{}, recurrence_form{.solver = parallel}})
-    on_both_backends([&](const auto& backend) {
+    on_each_backend([&](const auto& backend) {
       const auto no_time = random_recurrence<T>({3, 0, 5}, 1);
       CHECK(run_recurrence(backend, no_time, form).final == no_time.initial);
       CHECK(run_recurrence(backend, no_time, form, false).final ==
@@ -244,7 +244,7 @@ TEMPLATE_TEST_CASE("recurrence: the same bits for every thread count", "[compone
         recurrence_form{.solver = parallel, .max_sweeps = 3, .window = 16}}) {
     CAPTURE_FORM(form);
     const auto everything = [&](unsigned threads) {
-      const backend::simd backend{.threads = threads};
+      const tested backend = on_threads(threads);
       const auto out = run_recurrence(backend, r, form);
       std::vector<T> all = out.h;
       all.insert(all.end(), out.gates.begin(), out.gates.end());
@@ -284,7 +284,7 @@ TEMPLATE_TEST_CASE("recurrence: NaN stays in its sequence, from its step on", "[
   r.z[static_cast<std::size_t>((1 * 20 + 6) * 9 + 4)] = std::numeric_limits<T>::quiet_NaN();
   for (const recurrence_form& form :
        {recurrence_form{}, recurrence_form{.solver = parallel, .window = 8}})
-    on_both_backends([&](const auto& backend) {
+    on_each_backend([&](const auto& backend) {
       CAPTURE_FORM(form);
       auto out = run_recurrence(backend, r, form);
       const std::size_t before = (20 + 6) * 9, after = 2 * 20 * 9;
@@ -315,7 +315,7 @@ TEST_CASE("recurrence: rows of wider arrays", "[components]") {
       }
   for (const recurrence_form& form :
        {recurrence_form{}, recurrence_form{.solver = parallel, .window = 6}})
-    on_both_backends([&](const auto& backend) {
+    on_each_backend([&](const auto& backend) {
       const auto h = all.slice(2, 40, 11);
       auto dense = run_recurrence(backend, r, form);
       recurrence(backend, all.slice(2, 5, 11), all.slice(2, 20, 11), r.weights(), h,

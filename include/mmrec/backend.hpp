@@ -91,7 +91,17 @@ inline constexpr bool is_simd_without_xsimd<backend::simd_for<no_simd_arch>> = t
 
 /// What backends provide kernels for. The CUDA backend has the primitives named in `in_cuda`;
 /// everything else is `other`.
-enum class primitive { scan, transform, linear, norm, attention, loss, embedding, other };
+enum class primitive {
+  scan,
+  transform,
+  linear,
+  norm,
+  attention,
+  loss,
+  embedding,
+  recurrence,
+  other
+};
 template <primitive P>
 inline constexpr bool in_cuda = P != primitive::other;
 

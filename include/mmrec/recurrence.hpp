@@ -17,7 +17,12 @@
 // of time, until max|dH| <= tolerance max|H|. After k sweeps the first k steps are exact, so where
 // the limit is reached the rest of the window is solved sequentially, and the report says so. The
 // adjoint is solved in the same way. On a CPU the sequential solver is the faster one at every size
-// measured; it is the default.
+// measured; it is the default. solver::automatic leaves the choice to the backend.
+//
+// backend::cuda: the sequential solver is one kernel that stays for all steps, the parallel one
+// decides on the device when a window is done (cuda/recurrence.cuh). A call waits for nothing and
+// can be captured; what a parallel solve took is in options.report once the stream is there.
+// Products of float states with weights are as exact as float's, but an infinite state gives NaN.
 //
 // final may be the initial state, and dinitial may be dfinal. Errors: shapes, null data (for the
 // weights of the mix gate only where there is one), another stride than 1 on D, outputs that
@@ -77,7 +82,7 @@ recurrence_report recurrence(const B& backend, const Z& z, const Gamma& gamma,
                              const recurrence_weights<element_of<H>>& weights, const H& h,
                              const recurrence_options<element_of<H>>& options = {}) {
   using T = element_of<H>;
-  require_built<B>();
+  require_built<B, primitive::recurrence>();
   const char* function = "recurrence";
   const view<const T, 3> in = as_view(z), decay = as_view(gamma);
   const view<T, 3> out = as_view(h);
@@ -94,8 +99,9 @@ recurrence_report recurrence(const B& backend, const Z& z, const Gamma& gamma,
       std::tuple_cat(std::tuple{argument{"z", in}, argument{"gamma", decay},
                                 argument{"initial", unless_same(options.initial, options.final)}},
                      detail::weight_arguments(weights, options.form)));
-  if (d == 0) return {options.form.solver};  // no element to read or write
-  return detail::solve_recurrence(backend, in, decay, weights, out, options);
+  if (d == 0)  // no element to read or write
+    return {options.form.solver == solver::parallel ? solver::parallel : solver::sequential};
+  return solve_recurrence(backend, in, decay, weights, out, options);
 }
 
 /// With e_t = dL/dh_t including what comes from t + 1:
@@ -117,7 +123,7 @@ recurrence_report recurrence_backward(const B& backend, const G& dh, const Z& z,
                                       const H& h, const recurrence_weights<element_of<G>>& weights,
                                       const recurrence_gradients<element_of<G>>& gradients) {
   using T = element_of<G>;
-  require_built<B>();
+  require_built<B, primitive::recurrence>();
   const char* function = "recurrence_backward";
   const view<const T, 3> g = as_view(dh), in = as_view(z), decay = as_view(gamma), out = as_view(h);
   const auto [batch, time, d] = in.extents();
@@ -147,8 +153,13 @@ recurrence_report recurrence_backward(const B& backend, const G& dh, const Z& z,
                      argument{"initial", gradients.initial},
                      argument{"dfinal", unless_same(gradients.dfinal, gradients.dinitial)}},
           detail::weight_arguments(weights, gradients.form)));
-  if (d == 0) return {gradients.form.solver};
-  return detail::solve_adjoint(backend, g, in, decay, out, weights, gradients);
+  if (d == 0)
+    return {gradients.form.solver == solver::parallel ? solver::parallel : solver::sequential};
+  return solve_adjoint(backend, g, in, decay, out, weights, gradients);
 }
 
 }  // namespace mmrec
+
+#if defined(__CUDACC__)
+#include <mmrec/cuda/recurrence.cuh>
+#endif

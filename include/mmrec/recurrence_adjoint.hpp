@@ -5,23 +5,14 @@
 
 #include <mmrec/recurrence_steps.hpp>
 
-namespace mmrec::detail {
+namespace mmrec {
 
-/// The adjoint of one unit at one step: what e_t sends through the two gates, and straight to p.
-template <class V>
-struct adjoint_step {
-  V a_block, a_mix, direct;  // direct: without the (1 + mix) gamma part
-  adjoint_step(const V& e, const V& z, const V& p, const V& s, const V& m, const V& mix)
-      : a_block(e * z * s * (math::constant<V>(1) - s)),
-        a_mix(mix * e * (z - p) * m * (math::constant<V>(1) - m)),
-        direct(mix * (math::constant<V>(1) - m) * e) {}
-};
-
-template <class B, element T>
+template <loop_backend B, element T>
 recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
                                 const view<const T, 3>& z, const view<const T, 3>& gamma,
                                 const view<const T, 3>& h, const recurrence_weights<T>& w,
                                 const recurrence_gradients<T>& out) {
+  using namespace detail;
   using Acc = accumulator_t<T>;
   using V = lanes_of<B, Acc>;
   const auto& form = out.form;
@@ -30,7 +21,8 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
   auto* memory = scratch_of(backend);
   const auto size = [](index_t n) { return static_cast<std::size_t>(std::max<index_t>(1, n)); };
   const V mix = math::constant<V>(form.mix), one = math::constant<V>(1);
-  recurrence_report report{form.solver, 0, 0, 0};
+  const bool in_sweeps = form.solver == solver::parallel;
+  recurrence_report report{in_sweeps ? solver::parallel : solver::sequential, 0, 0, 0};
 
   // p (batch, time, D), e (batch, time, D), a = [a_b a_m] (batch, time, width); carry (batch, D) =
   // dp of the step after.
@@ -104,7 +96,7 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
     });
   };
 
-  if (form.solver == solver::sequential) {
+  if (!in_sweeps) {
     sequential(0, time);
   } else {
     const index_t window = std::min(form.window, std::max<index_t>(1, time));
@@ -241,7 +233,8 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
   });
   if (out.dinitial)
     for (index_t b = 0; b < batch; ++b) std::copy_n(carry.data() + b * d, d, &out.dinitial(b, 0));
+  if (out.report) *out.report = report;
   return report;
 }
 
-}  // namespace mmrec::detail
+}  // namespace mmrec

@@ -5,18 +5,20 @@
 
 #include <mmrec/recurrence_steps.hpp>
 
-namespace mmrec::detail {
+namespace mmrec {
 
-template <class B, element T>
+template <loop_backend B, element T>
 recurrence_report solve_recurrence(const B& backend, const view<const T, 3>& z,
                                    const view<const T, 3>& gamma, const recurrence_weights<T>& w,
                                    const view<T, 3>& h, const recurrence_options<T>& options) {
+  using namespace detail;
   using Acc = accumulator_t<T>;
   using V = lanes_of<B, Acc>;
   const auto& form = options.form;
   const auto [batch, time, d] = z.extents();
   auto* memory = scratch_of(backend);
-  recurrence_report report{form.solver, 0, 0, 0};
+  const bool in_sweeps = form.solver == solver::parallel;
+  recurrence_report report{in_sweeps ? solver::parallel : solver::sequential, 0, 0, 0};
   const auto size = [](index_t n) { return static_cast<std::size_t>(std::max<index_t>(1, n)); };
   scratch<Acc> state(memory, size(batch * d)),
       mixed(memory, size(form.mix_gate ? batch * time * d : 0));
@@ -25,7 +27,7 @@ recurrence_report solve_recurrence(const B& backend, const view<const T, 3>& z,
       state[static_cast<std::size_t>(b * d + j)] = options.initial ? options.initial(b, j) : Acc(0);
   mix_of_input(backend, z, w, form, mixed.data());
 
-  if (form.solver == solver::sequential) {
+  if (!in_sweeps) {
     solve_steps(backend, z, gamma, w, form, mixed.data(), 0, time, state.data(), h, options.gates);
   } else {
     const index_t window = std::min(form.window, std::max<index_t>(1, time)),
@@ -113,7 +115,8 @@ recurrence_report solve_recurrence(const B& backend, const view<const T, 3>& z,
   }
   if (options.final)
     for (index_t b = 0; b < batch; ++b) std::copy_n(state.data() + b * d, d, &options.final(b, 0));
+  if (options.report) *options.report = report;
   return report;
 }
 
-}  // namespace mmrec::detail
+}  // namespace mmrec

@@ -74,11 +74,21 @@ auto state_weights(const B& backend, const recurrence_weights<T>& w, const recur
 template <class V>
 struct gate_step {
   V s, m, h;
-  gate_step(const V& u_block, const V& u_mix, bool mix_gate, const V& z, const V& gamma, const V& p,
-            const V& mix)
+  MMREC_HD gate_step(const V& u_block, const V& u_mix, bool mix_gate, const V& z, const V& gamma,
+                     const V& p, const V& mix)
       : s(math::sigmoid(u_block)),
         m(mix_gate ? math::sigmoid(u_mix) : math::constant<V>(1)),
         h(z * (s + mix * m) + p * (gamma + mix * (gamma + math::constant<V>(1) - m))) {}
+};
+
+/// The adjoint of one unit at one step: what e_t sends through the two gates, and straight to p.
+template <class V>
+struct adjoint_step {
+  V a_block, a_mix, direct;  // direct: without the (1 + mix) gamma part
+  MMREC_HD adjoint_step(const V& e, const V& z, const V& p, const V& s, const V& m, const V& mix)
+      : a_block(e * z * s * (math::constant<V>(1) - s)),
+        a_mix(mix * e * (z - p) * m * (math::constant<V>(1) - m)),
+        direct(mix * (math::constant<V>(1) - m) * e) {}
 };
 
 /// mixed[b, t] = W_m[:, :D] z + b_m for every token: the part of the mix gate that does not wait

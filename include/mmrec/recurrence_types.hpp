@@ -6,7 +6,8 @@
 
 namespace mmrec {
 
-enum class solver { sequential, parallel };
+/// automatic: what the backend's measured rule says for these shapes; on a CPU that is sequential.
+enum class solver { sequential, parallel, automatic };
 
 template <element T>
 struct recurrence_weights {
@@ -25,7 +26,12 @@ struct recurrence_form {
   index_t window = 512;     ///< steps solved together
 };
 
-/// What the solver did. A direct sequential solve reports no sweeps.
+/// What the solver did: never `automatic`. A direct sequential solve reports no sweeps.
+///
+/// A call on backend::cuda returns before the device has solved anything: then `sweeps` and
+/// `sequential_steps` of a parallel solve are `unknown_yet`. Give the call a `report` in device
+/// memory (or pinned host memory) and read it when the stream has come there.
+inline constexpr index_t unknown_yet = -1;
 struct recurrence_report {
   enum solver solver = solver::sequential;
   index_t windows = 0;
@@ -40,6 +46,7 @@ struct recurrence_options {
   view<State, 2> final{};
   view<T, 3> gates{};  ///< (batch, time, 2D): s and m, which the backward needs
   recurrence_form form{};
+  recurrence_report* report = nullptr;  ///< in the backend's memory: what is also returned
 };
 
 template <element T>
@@ -59,6 +66,7 @@ struct recurrence_gradients {
   bool accumulate_parameters =
       false;  ///< of the four weight gradients; dz, dgamma, dinitial are overwritten
   recurrence_form form{};
+  recurrence_report* report = nullptr;  ///< as in the options
 };
 
 }  // namespace mmrec

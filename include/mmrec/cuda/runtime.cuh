@@ -163,6 +163,7 @@ struct launch_shape {
   std::int64_t blocks = 1;
   unsigned threads = 32;
   std::size_t shared_bytes = 0;  // dynamic
+  bool cooperative = false;      // all blocks are on the device together
 };
 
 /// Enqueues a kernel.
@@ -178,6 +179,10 @@ void launch(const backend::cuda& b, const char* function, const launch_shape& sh
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream_of(b);
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  if (shape.cooperative) config.attrs = &together, config.numAttrs = 1;
   check(function, "cudaLaunchKernelEx", cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one step of the recurrence and of its adjoint is to the kernels that walk time (walk.cuh):
+// which weights a block holds, which vector of the step before it multiplies them with, and what it
+// does with the sums.
+//
+//   forward   a row tile is 8 units: 8 rows of W_b above 8 rows of the p half of W_m. The vector is
+//             h_{t-1}, which lies in x (batch, time + 1, pitch): slot t is the state before step t.
+//   adjoint   a row tile is 16 units: columns of W_b, and behind them in depth those of W_m. The
+//             vector is [a_b a_m] of step t + 1, in a (batch, time, gates pitch).
+//
+// x and a begin as words that nobody has written (fragments.cuh); padding is zero.
+#pragma once
+
+#include <mmrec/cuda/recurrence/fragments.cuh>
+#include <mmrec/recurrence_steps.hpp>
+
+namespace mmrec::cuda::detail {
+
+/// The steps [from, to) of a kernel; on the device where a kernel before it decides.
+struct step_range {
+  index_t from = 0, to = 0;
+};
+
+template <class S>
+struct recurrence_data {
+  using Acc = accumulator_t<S>;
+  view<const S, 3> z, gamma;
+  view<const S, 2> block, mix;  // mix: the p half
+  view<const S, 1> block_bias, mix_bias;
+  Acc mix_factor = 0;
+  int gates = 2;      // 1: no mix gate
+  index_t pitch = 0;  // of a state: D rounded up to whole fragments
+  index_t batch = 0, time = 0, d = 0;
+
+  recurrence_data() = default;
+  template <element T>
+  recurrence_data(const view<const T, 3>& z_, const view<const T, 3>& gamma_,
+                  const recurrence_weights<T>& w, const recurrence_form& form)
+      : z(stored_view(z_)),
+        gamma(stored_view(gamma_)),
+        block(stored_view(w.block)),
+        mix(stored_view(mmrec::detail::mix_of_state(w, form))),
+        block_bias(stored_view(w.block_bias)),
+        mix_bias(stored_view(w.mix_bias)),
+        mix_factor(static_cast<Acc>(form.mix)),
+        gates(form.mix_gate ? 2 : 1),
+        batch(z_.extent(0)),
+        time(z_.extent(1)),
+        d(z_.extent(2)) {
+    constexpr index_t depth = fragment_depth<Acc>;
+    pitch = (d + depth - 1) / depth * depth;
+  }
+  /// At most `count` sequences from `first` on.
+  recurrence_data rows(index_t first, index_t count) const {
+    recurrence_data part = *this;
+    part.batch = batch - first < count ? batch - first : count;
+    part.z = z.slice(0, first, part.batch), part.gamma = gamma.slice(0, first, part.batch);
+    return part;
+  }
+};
+
+template <class S_>
+struct forward_steps {
+  using S = S_;
+  using Acc = accumulator_t<S>;
+  static constexpr int units = 8;  // of a row tile
+  static constexpr bool two_sums = true;
+
+  recurrence_data<S> r;
+  const Acc* mixed = nullptr;  // (batch, time, D): W_m z, without the bias
+  Acc* x = nullptr;            // (batch, time + 1, pitch)
+  view<S, 3> h, gates;
+
+  index_t depth() const { return r.pitch; }
+  forward_steps rows(index_t first, index_t count) const {
+    forward_steps part = *this;
+    part.r = r.rows(first, count);
+    part.h = h.slice(0, first, part.r.batch), part.gates = gates.slice(0, first, part.r.batch);
+    if (mixed) part.mixed += first * r.time * r.d;
+    part.x += first * (r.time + 1) * r.pitch;
+    return part;
+  }
+  __device__ Acc* state_before(index_t b, index_t t) const {
+    return x + (b * (r.time + 1) + t) * r.pitch;
+  }
+
+  __device__ Acc weight(index_t tile, int row, index_t k) const {
+    const index_t unit = tile * units + row % units;
+    if (unit >= r.d || k >= r.d || (row >= units && r.gates < 2)) return Acc(0);
+    return widen<Acc>(row < units ? r.block(unit, k) : r.mix(unit, k));
+  }
+
+  __device__ static bool multiplies(index_t) { return true; }
+  __device__ static index_t round_count(const step_range& range) { return range.to - range.from; }
+  __device__ const Acc* source(index_t b, index_t i, const step_range& range) const {
+    return state_before(b, range.from + i);
+  }
+
+  /// What a step needs that does not wait for the step before.
+  struct ahead {
+    Acc z, gamma, mixed;
+  };
+  __device__ ahead look_ahead(index_t b, index_t j, index_t i, const step_range& range) const {
+    const index_t t = range.from + i;
+    return {widen<Acc>(r.z(b, t, j)), widen<Acc>(r.gamma(b, t, j)),
+            r.gates == 2 ? mixed[(b * r.time + t) * r.d + j] : Acc(0)};
+  }
+  /// The unit's own state, which it keeps from step to step.
+  __device__ Acc begin(index_t b, index_t j, const step_range& range) const {
+    return state_before(b, range.from)[j];
+  }
+  __device__ Acc finish(index_t b, index_t j, index_t i, const step_range& range, const ahead& in,
+                        Acc p, Acc block_sum, Acc mix_sum) const {
+    const index_t t = range.from + i;
+    const Acc u_mix = r.gates == 2 ? mix_sum + (in.mixed + widen<Acc>(r.mix_bias(j))) : Acc(0);
+    const mmrec::detail::gate_step<Acc> step(block_sum + widen<Acc>(r.block_bias(j)), u_mix,
+                                             r.gates == 2, in.z, in.gamma, p, r.mix_factor);
+    send(state_before(b, t + 1) + j, step.h);
+    h(b, t, j) = narrow<S>(step.h);
+    if (gates) {
+      gates(b, t, j) = narrow<S>(step.s);
+      gates(b, t, r.d + j) = narrow<S>(step.m);
+    }
+    return step.h;
+  }
+};
+
+template <class S_>
+struct adjoint_steps {
+  using S = S_;
+  using Acc = accumulator_t<S>;
+  static constexpr int units = 16;
+  static constexpr bool two_sums = false;
+
+  recurrence_data<S> r;
+  view<const S, 3> g, gates;
+  const Acc* p = nullptr;  // (batch, time, D): h_{t-1}
+  Acc* e = nullptr;        // (batch, time, D)
+  Acc* a = nullptr;        // (batch, time, gates pitch)
+  Acc* carry = nullptr;    // (batch, D): dp of the step behind the range, then of its first one
+
+  index_t depth() const { return r.gates * r.pitch; }
+  adjoint_steps rows(index_t first, index_t count) const {
+    adjoint_steps part = *this;
+    part.r = r.rows(first, count);
+    part.g = g.slice(0, first, part.r.batch), part.gates = gates.slice(0, first, part.r.batch);
+    part.p += first * r.time * r.d, part.e += first * r.time * r.d;
+    part.a += first * r.time * (r.gates * r.pitch);
+    part.carry += first * r.d;
+    return part;
+  }
+  __device__ Acc* sent(index_t b, index_t t) const {
+    return a + (b * r.time + t) * (r.gates * r.pitch);
+  }
+
+  __device__ Acc weight(index_t tile, int row, index_t k) const {
+    const index_t unit = tile * units + row;
+    const bool second = k >= r.pitch;
+    if (second) k -= r.pitch;
+    if (unit >= r.d || k >= r.d) return Acc(0);
+    return widen<Acc>(second ? r.mix(k, unit) : r.block(k, unit));
+  }
+
+  // Round i takes step to - 1 - i; the last round only makes the carry.
+  __device__ static bool multiplies(index_t i) { return i > 0; }
+  __device__ static index_t round_count(const step_range& range) {
+    return range.to - range.from + 1;
+  }
+  __device__ const Acc* source(index_t b, index_t i, const step_range& range) const {
+    return sent(b, range.to - i);
+  }
+
+  struct ahead {
+    Acc g, z, gamma, p, s, m;
+  };
+  __device__ ahead look_ahead(index_t b, index_t j, index_t i, const step_range& range) const {
+    const index_t t = range.to - 1 - i;
+    if (t < range.from) return {};
+    return {widen<Acc>(g(b, t, j)),       widen<Acc>(r.z(b, t, j)),
+            widen<Acc>(r.gamma(b, t, j)), p[(b * r.time + t) * r.d + j],
+            widen<Acc>(gates(b, t, j)),   widen<Acc>(gates(b, t, r.d + j))};
+  }
+  __device__ Acc begin(index_t b, index_t j, const step_range&) const { return carry[b * r.d + j]; }
+  /// `rest` is the part of dp that needs no product.
+  __device__ Acc finish(index_t b, index_t j, index_t i, const step_range& range, const ahead& in,
+                        Acc rest, Acc sum, Acc) const {
+    const index_t t = range.to - 1 - i;
+    const Acc dp = rest + sum;
+    if (t < range.from) {
+      carry[b * r.d + j] = dp;
+      return dp;
+    }
+    const Acc now = in.g + dp;
+    const mmrec::detail::adjoint_step<Acc> step(now, in.z, in.p, in.s, in.m, r.mix_factor);
+    Acc* const to = sent(b, t) + j;
+    send(to, step.a_block);
+    if (r.gates == 2) send(to + r.pitch, step.a_mix);
+    e[(b * r.time + t) * r.d + j] = now;
+    return step.direct + now * (in.gamma + r.mix_factor * in.gamma);
+  }
+};
+
+}  // namespace mmrec::cuda::detail

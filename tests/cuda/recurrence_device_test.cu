@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// What only the GPU has, for the recurrence: many blocks that hand states to one another, weights
+// that do not fit on a multiprocessor, a captured solve, reports in the device's own time, and the
+// rule that picks a solver. Arrays are pinned memory (main.cpp).
+#include "../support/cuda_modules.hpp"
+
+#include <Eigen/Core>
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "../support/catch.hpp"
+#include "../support/numeric.hpp"
+#include "../support/recurrence_problem.hpp"
+
+using namespace mmrec;
+using namespace mmrec::testing;
+
+namespace {
+
+void require(cudaError_t code) { REQUIRE(code == cudaSuccess); }
+
+class stream {
+ public:
+  stream() { require(cudaStreamCreateWithFlags(&s_, cudaStreamNonBlocking)); }
+  ~stream() { cudaStreamDestroy(s_); }
+  stream(const stream&) = delete;
+  stream& operator=(const stream&) = delete;
+  cudaStream_t get() const { return s_; }
+  void wait() const { require(cudaStreamSynchronize(s_)); }
+
+ private:
+  cudaStream_t s_ = nullptr;
+};
+
+// Both passes of one problem, and everything that they write.
+template <class T>
+struct passes {
+  using State = accumulator_t<T>;
+  recurrence_problem<T> r;
+  recurrence_form form;
+  std::vector<T> dh, h, gates, dz, dgamma, dblock, dblock_bias, dmix, dmix_bias;
+  std::vector<State> final, dinitial;
+  std::unique_ptr<recurrence_report[]> reports = std::make_unique<recurrence_report[]>(2);
+
+  passes(const std::array<index_t, 3>& shape, const recurrence_form& form_,
+         const recurrence_regime& regime = contractive)
+      : r(random_recurrence<T>(shape, 5, regime)),
+        form(form_),
+        dh(random_vector<T>(r.batch * r.time * r.d, 6)) {
+    poison();
+  }
+  void poison() {
+    const auto nan = static_cast<T>(std::numeric_limits<float>::quiet_NaN());
+    const auto fill = [](auto& v, index_t n, auto value) {
+      v.assign(static_cast<std::size_t>(n), value);
+    };
+    const index_t tokens = r.batch * r.time * r.d, d = r.d;
+    fill(h, tokens, nan), fill(gates, 2 * tokens, nan);
+    fill(dz, tokens, nan), fill(dgamma, tokens, nan);
+    fill(dblock, d * d, nan), fill(dblock_bias, d, nan);
+    fill(dmix, 2 * d * d, nan), fill(dmix_bias, d, nan);
+    fill(final, r.batch * d, State(77)), fill(dinitial, r.batch * d, State(77));
+    reports[0] = reports[1] = {};
+  }
+  std::array<recurrence_report, 2> run(const backend::cuda& on) {
+    return run_on(on, reports.get());
+  }
+  template <class Backend>
+  std::array<recurrence_report, 2> run_on(const Backend& on, recurrence_report* to) {
+    const std::array<index_t, 3> tokens{r.batch, r.time, r.d}, both{r.batch, r.time, 2 * r.d};
+    const std::array<index_t, 2> states{r.batch, r.d};
+    const auto forward =
+        recurrence(on, r.z_view(), r.gamma_view(), r.weights(), view<T, 3>(h.data(), tokens),
+                   {.initial = r.initial_view(),
+                    .final = {final.data(), states},
+                    .gates = {gates.data(), both},
+                    .form = form,
+                    .report = to});
+    const auto backward =
+        recurrence_backward(on, view<const T, 3>(dh.data(), tokens), r.z_view(), r.gamma_view(),
+                            view<const T, 3>(h.data(), tokens), r.weights(),
+                            {.gates = {gates.data(), both},
+                             .dz = {dz.data(), tokens},
+                             .dgamma = {dgamma.data(), tokens},
+                             .dblock = {dblock.data(), {r.d, r.d}},
+                             .dblock_bias = {dblock_bias.data(), {r.d}},
+                             .dmix = {dmix.data(), {r.d, 2 * r.d}},
+                             .dmix_bias = {dmix_bias.data(), {r.d}},
+                             .initial = r.initial_view(),
+                             .dinitial = {dinitial.data(), states},
+                             .form = form,
+                             .report = to ? to + 1 : nullptr});
+    return {forward, backward};
+  }
+  // All results, one array after the other.
+  std::vector<std::vector<double>> results() const {
+    std::vector<std::vector<double>> all;
+    const auto add = [&](const auto& v) {
+      auto& to = all.emplace_back();
+      for (const auto x : v) to.push_back(static_cast<double>(x));
+    };
+    add(h), add(gates), add(final), add(dz), add(dgamma), add(dblock), add(dblock_bias), add(dmix),
+        add(dmix_bias), add(dinitial);
+    return all;
+  }
+};
+
+}  // namespace
+
+// Against the same problem in double on the reference backend. Errors of a step shrink from step to
+// step in these problems; sums over tokens have up to 300 terms.
+TEMPLATE_TEST_CASE("recurrence on the GPU: many blocks", "[components][gradients]", float, double,
+                   Eigen::bfloat16) {
+  using T = TestType;
+  const auto [batch, time, d] =
+      GENERATE(std::array<index_t, 3>{1, 40, 512}, std::array<index_t, 3>{20, 15, 130},
+               std::array<index_t, 3>{9, 6, 700}, std::array<index_t, 3>{150, 2, 300});
+  const auto form = GENERATE(recurrence_form{}, recurrence_form{.solver = solver::parallel},
+                             recurrence_form{.solver = solver::parallel, .max_sweeps = 4},
+                             recurrence_form{.mix_gate = false});
+  CAPTURE(batch, time, d, form.mix_gate, form.max_sweeps, form.solver == solver::parallel);
+  passes<T> ours({batch, time, d}, form);
+  recurrence_form direct = form;
+  direct.solver = solver::sequential;
+  passes<double> exact({batch, time, d}, direct);
+  const auto widen = [](const auto& from, std::vector<double>& to) {
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] = static_cast<double>(from[i]);
+  };
+  const auto& x = ours.r;
+  auto& y = exact.r;
+  widen(x.z, y.z), widen(x.gamma, y.gamma), widen(x.block, y.block), widen(x.mix, y.mix);
+  widen(x.block_bias, y.block_bias), widen(x.mix_bias, y.mix_bias), widen(x.initial, y.initial);
+  widen(ours.dh, exact.dh);
+  const stream stream;
+  ours.run({stream.get()});
+  stream.wait();
+  exact.run_on(backend::reference{}, nullptr);
+  const auto results = ours.results(), expected = exact.results();
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    CAPTURE(i);
+    if (!form.mix_gate && (i == 7 || i == 8)) continue;  // left alone
+    CHECK(max_scaled_error(std::span<const double>(results[i]),
+                           std::span<const double>(expected[i]),
+                           1 + max_abs(std::span<const double>(expected[i]))) <
+          stored_tolerance<T>(2 * static_cast<double>(time + d), 4, 10));
+  }
+}
+
+TEMPLATE_TEST_CASE("recurrence on the GPU: a captured solve gives the bits of a plain one",
+                   "[components][gradients]", float, Eigen::half) {
+  for (const recurrence_form& form :
+       {recurrence_form{},
+        recurrence_form{.solver = solver::parallel, .max_sweeps = 5, .window = 16}}) {
+    passes<TestType> p({5, 50, 70}, form);
+    const stream stream;
+    const backend::cuda on{stream.get()};
+    p.run(on);
+    stream.wait();
+    const auto plain = p.results();
+    const std::size_t reserved = mmrec::cuda::reserved_bytes(on);
+    for (int i = 0; i < 3; ++i) {
+      p.run(on);
+      stream.wait();
+      CHECK(p.results() == plain);
+    }
+    CHECK(mmrec::cuda::reserved_bytes(on) == reserved);
+
+    require(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal));
+    p.run(on);
+    cudaGraph_t graph = nullptr;
+    require(cudaStreamEndCapture(stream.get(), &graph));
+    cudaGraphExec_t program = nullptr;
+    require(cudaGraphInstantiate(&program, graph, 0));
+    for (int i = 0; i < 2; ++i) {
+      p.poison();
+      require(cudaGraphLaunch(program, stream.get()));
+      stream.wait();
+      CHECK(p.results() == plain);
+      CHECK(p.reports[0].solver == form.solver);
+    }
+    require(cudaGraphExecDestroy(program));
+    require(cudaGraphDestroy(graph));
+  }
+}
+
+TEST_CASE("recurrence on the GPU: what is known at once, and what the device reports",
+          "[components][gradients]") {
+  const stream stream;
+  const backend::cuda on{stream.get()};
+  passes<double> direct({2, 30, 20}, {}),
+      swept({2, 30, 20}, {.solver = solver::parallel, .window = 8}),
+      cut({2, 30, 20}, {.solver = solver::parallel, .max_sweeps = 3, .window = 8}, expanding);
+  for (const auto& known : direct.run(on)) CHECK(known.solver == solver::sequential);
+  for (passes<double>* p : {&swept, &cut})
+    for (const auto& known : p->run(on)) {
+      CHECK(known.solver == solver::parallel);
+      CHECK(known.windows == 4);
+      CHECK(known.sweeps == unknown_yet);
+      CHECK(known.sequential_steps == unknown_yet);
+    }
+  stream.wait();
+  for (int pass = 0; pass < 2; ++pass) {
+    CHECK(direct.reports[pass].solver == solver::sequential);
+    CHECK(swept.reports[pass].windows == 4);
+    CHECK(swept.reports[pass].sweeps > 1);
+    CHECK(swept.reports[pass].sequential_steps == 0);
+    CHECK(cut.reports[pass].sweeps == 3);
+    CHECK(cut.reports[pass].sequential_steps > 0);
+  }
+}
+
+TEST_CASE("recurrence on the GPU: the rule picks one of the two, and says which", "[components]") {
+  const stream stream;
+  auto& tuning = mmrec::cuda::tuning_of_recurrence();
+  const auto before = tuning;
+  for (const bool swept : {false, true}) {
+    tuning.step = swept ? 1e9 : 0;
+    tuning.step_per_megaflop = 0;
+    passes<float> p({2, 12, 24}, {.solver = solver::automatic});
+    for (const auto& known : p.run({stream.get()}))
+      CHECK(known.solver == (swept ? solver::parallel : solver::sequential));
+    stream.wait();
+    CHECK(p.reports[0].solver == (swept ? solver::parallel : solver::sequential));
+  }
+  tuning = before;
+}
