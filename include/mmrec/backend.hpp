@@ -91,7 +91,7 @@ inline constexpr bool is_simd_without_xsimd<backend::simd_for<no_simd_arch>> = t
 
 /// What backends provide kernels for. The CUDA backend has the primitives named in `in_cuda`;
 /// everything else is `other`.
-enum class primitive { scan, transform, linear, norm, attention, loss, embedding, other };
+enum class primitive { scan, transform, linear, norm, attention, loss, embedding, block, other };
 template <primitive P>
 inline constexpr bool in_cuda = P != primitive::other;
 
@@ -121,6 +121,21 @@ constexpr void require_built() {
 template <class B>
 std::pmr::memory_resource* scratch_of(const B& b) {
   return b.memory ? b.memory : thread_arena();
+}
+
+/// Uninitialised scratch of n elements, in the backend's memory, for what is called during a scope.
+template <class B, class T>
+class scratch_for : public scratch<T> {
+ public:
+  scratch_for(const B& b, std::size_t n) : scratch<T>(scratch_of(b), n) {}
+};
+
+/// Functions on states, activations and models assert that the backend can address them.
+template <class B, class Memory>
+constexpr void require_memory() {
+  static_assert(std::same_as<B, backend::cuda> == std::same_as<Memory, device_memory>,
+                "mmrec: backend::cuda works on device_memory, for example model_pass<T, "
+                "device_memory>, and the other backends on host_memory");
 }
 
 }  // namespace mmrec
