@@ -143,7 +143,7 @@ struct perceptron {
   }
 };
 
-struct difference {
+struct minus {
   template <class V>
   MMREC_HD V operator()(const V& a, const V& b) const {
     return a - b;
@@ -195,7 +195,7 @@ TEMPLATE_TEST_CASE("mdi with the planning error: fixtures", "[fixtures][gradient
     target.forward(backend, p, h_prev);
 
     auto e = dense<T>::unwritten(h_prev.shape()), de = e, dtarget = e, dh_prev = e;
-    mmrec::transform(backend, difference{}, e.rows(), error.output.rows(), target.output.rows());
+    mmrec::transform(backend, minus{}, e.rows(), error.output.rows(), target.output.rows());
     double sum = 0;
     for (const T v : e.values()) sum += static_cast<double>(v) * static_cast<double>(v);
     const auto count = static_cast<double>(e.values().size());

@@ -60,7 +60,9 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
               {.probabilities = probabilities_of(saved.probabilities, s, batch, c.heads)});
     if (c.update == update::stream) {
       add_time_sum(backend, view<const T, 3>(h.slice(1, s.begin, s.count)), state.sum_view());
-      if (s.writes) write_summary(backend, state, c.write, s.block, c.memory_block);
+      if (s.writes)
+        write_mean(backend, state.keys_view(), state.values_view(), state.sum_view(), c.write,
+                   s.block, c.memory_block);
     }
   }
 
