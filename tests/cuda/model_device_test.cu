@@ -121,7 +121,8 @@ TEST_CASE("cuda model: a step is the reference backend's, to rounding", "[compon
     CHECK(max_scaled_error(std::span<const float>(seen), std::span<const float>(gradients),
                            max_abs(std::span<const float>(gradients))) <= tolerance);
     for (std::size_t i = 0; i < state.blocks.size(); ++i) {
-      const auto &a = t.state.blocks[i], &b = state.blocks[i];
+      const auto& a = t.state.blocks[i];
+      const auto& b = state.blocks[i];
       CHECK(a.tokens == b.tokens);
       const auto same = [&](const auto& x, const std::vector<float>& y) {
         const auto values = on_host(x);
