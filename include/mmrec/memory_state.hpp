@@ -21,6 +21,9 @@
 // Errors: fewer than 16 slots, a level with more slots than the one it is pooled from, shapes, null
 // data, overlap, banks of different sizes.
 //
+// On the GPU views are of device memory, and a state's second template argument is device_memory;
+// sums are in a fixed order, another one than on the CPU.
+//
 //   auto state = memory_state<float>::make(batch, width,
 //                                          initial_bank<float>(slots, width, seed, 0),
 //                                          initial_bank<float>(slots, width, seed, 1));
