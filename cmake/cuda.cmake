@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the .cu tests and benchmarks share. Included only with MMREC_CUDA, so that nothing else looks
-# for nvcc. They need Catch2 and Eigen, and none of the CPU suite's other packages.
+# What the .cu tests, benchmarks and examples share. Included only with MMREC_CUDA, so that nothing
+# else looks for nvcc. They need Catch2 and Eigen, and none of the CPU suite's other packages.
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   # nvcc is often installed where no PATH leads.
   find_program(MMREC_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)

@@ -12,6 +12,7 @@
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
+#include "support/on_both_backends.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
@@ -51,7 +52,7 @@ TEST_CASE("block: configurations that cannot be are refused", "[components][erro
 TEST_CASE("block: calls that cannot be right are refused before anything is written",
           "[components][errors]") {
   auto config = small_block();
-  const backend::simd one_thread{.threads = 1};
+  const tested one_thread = on_threads(1);
   const index_t batch = 2, time = 6, d = config.width;
   const auto weights = block_weights<double>(config, 1);
   const auto x = random_vector<double>(batch * time * d, 2);
@@ -170,10 +171,8 @@ TEST_CASE("block_backward: calls that cannot be right are refused before anythin
                 {written.data(), shape},
                 {.keys = {at_banks, bank}, .values = {at_banks + bank_size, bank}}};
     change(a);
-    const auto message = message_of<error>([&] {
-      block_backward(backend::simd{.threads = 1}, a.c, a.w, a.x, a.dy, a.saved, a.dw, a.dx,
-                     a.banks);
-    });
+    const auto message = message_of<error>(
+        [&] { block_backward(on_threads(1), a.c, a.w, a.x, a.dy, a.saved, a.dw, a.dx, a.banks); });
     CHECK(std::all_of(written.begin(), written.end(), [](double v) { return v == 77; }));
     return message;
   };

@@ -7,11 +7,11 @@
 
 using namespace mmrec::testing;
 
-TEMPLATE_TEST_CASE("block: fixtures", "[fixtures][gradients]", reference_double, simd_double) {
+TEMPLATE_TEST_CASE("block: fixtures", "[fixtures][gradients]", reference_double, tested_double) {
   compare_block_files<TestType>();
 }
 
 TEMPLATE_TEST_CASE("block, one token at a time: fixtures", "[fixtures]", reference_double,
-                   simd_double) {
+                   tested_double) {
   compare_block_decode_files<TestType>();
 }

@@ -13,13 +13,14 @@
 #include "support/block_runs.hpp"
 #include "support/catch.hpp"
 #include "support/numeric.hpp"
+#include "support/on_both_backends.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
 
 namespace {
 
-const backend::simd one_thread{.threads = 1};
+const tested one_thread = on_threads(1);
 
 bool same_bits(const memory_state<double>& a, const memory_state<double>& b) {
   return a.tokens == b.tokens && a.hidden == b.hidden && a.keys == b.keys && a.values == b.values &&
@@ -228,7 +229,7 @@ TEST_CASE("block: dropout in training only, from its seed and stream, with the r
   const auto run = [&](const block_config& config, const block_dropout& drop,
                        unsigned threads = 1) {
     auto state = block_state<double>(config, batch);
-    return run_block(backend::simd{.threads = threads}, config, weights, x, state, {time}, drop);
+    return run_block(on_threads(threads), config, weights, x, state, {time}, drop);
   };
   auto without = c;
   without.dropout = 0;

@@ -33,7 +33,7 @@ void compare_bank(const Backend& backend, fixture_check& check, const std::strin
 
   std::vector<dense<T>> levels;
   for (const index_t m : slots) levels.push_back(dense<T>::unwritten({batch, m, d}));
-  mmrec::transform(backend, [](const auto& x) { return x; }, levels[0].cube(), level);
+  mmrec::transform(backend, mmrec::same_value{}, levels[0].cube(), level);
   for (std::size_t l = 0; l + 1 < levels.size(); ++l) {
     mmrec::hds_pool(backend, level, levels[l + 1].cube());
     level = levels[l + 1].cube();
@@ -72,7 +72,7 @@ void compare_bank(const Backend& backend, fixture_check& check, const std::strin
 }  // namespace
 
 TEMPLATE_TEST_CASE("hds: fixtures", "[fixtures][gradients]", reference_float, reference_double,
-                   simd_float, simd_double) {
+                   tested_float, tested_double) {
   for (const fixture_file& file : fixture_files("hds")) {
     CAPTURE(file.name());
     fixture_check check(file);

@@ -143,10 +143,25 @@ struct perceptron {
   }
 };
 
+struct minus {
+  template <class V>
+  MMREC_HD V operator()(const V& a, const V& b) const {
+    return a - b;
+  }
+};
+struct opposite_slopes {
+  double slope;
+  template <class V>
+  MMREC_HD std::array<V, 2> operator()(const V& v) const {
+    const V d = mmrec::math::constant<V>(slope) * v;
+    return {d, -d};
+  }
+};
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("mdi: fixtures", "[fixtures][gradients]", reference_float, reference_double,
-                   simd_float, simd_double) {
+                   tested_float, tested_double) {
   using T = typename TestType::element_type;
   for (const fixture_file& file : fixture_files("mdi")) {
     fixture_check check(file);
@@ -165,7 +180,7 @@ TEMPLATE_TEST_CASE("mdi: fixtures", "[fixtures][gradients]", reference_float, re
 
 // e = MLP_error(stop_gradient(h_new)) - MLP_target(h_prev);  L_aux = mean(e^2).
 TEMPLATE_TEST_CASE("mdi with the planning error: fixtures", "[fixtures][gradients]",
-                   reference_float, reference_double, simd_float, simd_double) {
+                   reference_float, reference_double, tested_float, tested_double) {
   using T = typename TestType::element_type;
   const auto backend = TestType::backend();
   for (const fixture_file& file : fixture_files("mdi_uboo")) {
@@ -180,9 +195,7 @@ TEMPLATE_TEST_CASE("mdi with the planning error: fixtures", "[fixtures][gradient
     target.forward(backend, p, h_prev);
 
     auto e = dense<T>::unwritten(h_prev.shape()), de = e, dtarget = e, dh_prev = e;
-    mmrec::transform(
-        backend, [](const auto& a, const auto& b) { return a - b; }, e.rows(), error.output.rows(),
-        target.output.rows());
+    mmrec::transform(backend, minus{}, e.rows(), error.output.rows(), target.output.rows());
     double sum = 0;
     for (const T v : e.values()) sum += static_cast<double>(v) * static_cast<double>(v);
     const auto count = static_cast<double>(e.values().size());
@@ -191,13 +204,8 @@ TEMPLATE_TEST_CASE("mdi with the planning error: fixtures", "[fixtures][gradient
     check.compare("L_aux", std::vector<T>{static_cast<T>(sum / count)});
 
     const double slope = 2 * data.array("R/L_aux").as<double>().at(0) / count;
-    mmrec::transform(
-        backend,
-        [slope]<class V>(const V& v) {
-          const V d = mmrec::math::constant<V>(slope) * v;
-          return std::array<V, 2>{d, -d};
-        },
-        std::tuple{de.rows(), dtarget.rows()}, e.rows());
+    mmrec::transform(backend, opposite_slopes{slope}, std::tuple{de.rows(), dtarget.rows()},
+                     e.rows());
     error.backward(backend, p, module.update(), de, {});  // stop_gradient: no dx
     target.backward(backend, p, h_prev, dtarget, dh_prev.rows());
     check.compare("grad/in/h_prev", dh_prev.values());

@@ -14,17 +14,12 @@
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
+#include "support/on_both_backends.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
 
 namespace {
-
-template <class F>
-void on_both_backends(const F& f) {
-  f(backend::reference{});
-  f(backend::simd{});
-}
 
 // The mean over windows of level slots / next slots each; what is left over at the end counts for
 // nothing.
@@ -148,7 +143,7 @@ TEST_CASE("hds: calls that cannot be right are refused before anything is writte
   std::vector<float> bank(32 * 4, 1), out(16 * 4, 77);
   const view<const float, 3> level(bank.data(), {2, 16, 4});
   const auto refuse = [&](const view<const float, 3>& from, const view<float, 3>& to) {
-    return message_of<error>([&] { hds_pool(backend::simd{}, from, to); });
+    return message_of<error>([&] { hds_pool(tested{}, from, to); });
   };
   CHECK(says(refuse(level, {out.data(), {2, 0, 4}}), {"hds_pool: next", "between 1 and 16", "0"}));
   CHECK(says(refuse(level.slice(1, 0, 3), {out.data(), {2, 4, 4}}),
@@ -157,8 +152,7 @@ TEST_CASE("hds: calls that cannot be right are refused before anything is writte
   CHECK(says(refuse({nullptr, {2, 16, 4}}, {out.data(), {2, 4, 4}}), {"level", "null"}));
   CHECK(says(refuse(level, {bank.data(), {2, 4, 4}}), {"next", "level"}));
   CHECK(says(message_of<error>([&] {
-               hds_top(backend::simd{}, level.slice(1, 0, 15),
-                       view<float, 3>(out.data(), {2, 1, 4}));
+               hds_top(tested{}, level.slice(1, 0, 15), view<float, 3>(out.data(), {2, 1, 4}));
              }),
              {"slots", "16 or more", "15"}));
   CHECK(std::all_of(out.begin(), out.end(), [](float v) { return v == 77; }));
@@ -253,46 +247,50 @@ TEST_CASE("memory state: what cannot be is refused", "[components][errors]") {
 }
 
 TEST_CASE("write_summary: a ring of block means", "[components]") {
-  auto s = some_state(2, 3, 16, 1);
-  auto keys = s.keys, values = s.values;
-  for (const index_t block : {0, 1, 15, 16, 37, 1000003}) {
-    s.sum = random_vector<double>(6, static_cast<std::uint64_t>(block) + 50);
-    const auto sum = s.sum;
-    write_summary(s, write_rule::ring, block, 8);
-    for (std::size_t b = 0; b < 2; ++b)
-      for (std::size_t j = 0; j < 3; ++j)
-        for (auto* bank : {&keys, &values})
-          (*bank)[(b * 16 + static_cast<std::size_t>(block % 16)) * 3 + j] = sum[b * 3 + j] / 8;
-    CHECK(s.keys == keys);
-    CHECK(s.values == values);
-    CHECK(s.sum == std::vector<double>(6, 0));
-  }
+  on_both_backends([](const auto& backend) {
+    auto s = some_state(2, 3, 16, 1);
+    auto keys = s.keys, values = s.values;
+    for (const index_t block : {0, 1, 15, 16, 37, 1000003}) {
+      s.sum = random_vector<double>(6, static_cast<std::uint64_t>(block) + 50);
+      const auto sum = s.sum;
+      write_summary(backend, s, write_rule::ring, block, 8);
+      for (std::size_t b = 0; b < 2; ++b)
+        for (std::size_t j = 0; j < 3; ++j)
+          for (auto* bank : {&keys, &values})
+            (*bank)[(b * 16 + static_cast<std::size_t>(block % 16)) * 3 + j] = sum[b * 3 + j] / 8;
+      CHECK(s.keys == keys);
+      CHECK(s.values == values);
+      CHECK(s.sum == std::vector<double>(6, 0));
+    }
+  });
 }
 
 TEST_CASE("write_summary: the decay rule moves every slot", "[components]") {
-  auto s = some_state(2, 3, 17, 1);
-  for (index_t block = 0; block < 5; ++block) {
-    s.sum = random_vector<double>(6, static_cast<std::uint64_t>(block) + 50);
-    const auto before = s;
-    write_summary(s, write_rule::decay, block, 128);
-    for (std::size_t i = 0; i < s.keys.size(); ++i) {
-      const double mean = before.sum[i / (17 * 3) * 3 + i % 3] / 128;
-      CHECK(std::abs(s.keys[i] - (0.99 * before.keys[i] + 0.01 * mean)) < 1e-15);
-      CHECK(std::abs(s.values[i] - (0.99 * before.values[i] + 0.01 * mean)) < 1e-15);
+  on_both_backends([](const auto& backend) {
+    auto s = some_state(2, 3, 17, 1);
+    for (index_t block = 0; block < 5; ++block) {
+      s.sum = random_vector<double>(6, static_cast<std::uint64_t>(block) + 50);
+      const auto before = s;
+      write_summary(backend, s, write_rule::decay, block, 128);
+      for (std::size_t i = 0; i < s.keys.size(); ++i) {
+        const double mean = before.sum[i / (17 * 3) * 3 + i % 3] / 128;
+        CHECK(std::abs(s.keys[i] - (0.99 * before.keys[i] + 0.01 * mean)) < 1e-15);
+        CHECK(std::abs(s.values[i] - (0.99 * before.values[i] + 0.01 * mean)) < 1e-15);
+      }
+      CHECK(s.sum == std::vector<double>(6, 0));
     }
-    CHECK(s.sum == std::vector<double>(6, 0));
-  }
+  });
 }
 
 TEST_CASE("write_summary: what cannot be is refused", "[components][errors]") {
   auto s = some_state(2, 3, 16, 1);
   const auto before = s.keys;
-  CHECK(says(message_of<error>([&] { write_summary(s, write_rule::ring, 0, 0); }),
+  CHECK(says(message_of<error>([&] { write_summary(tested{}, s, write_rule::ring, 0, 0); }),
              {"write_summary: block_tokens", "positive"}));
   const view<double, 3> keys = s.keys_view(), values = s.values_view();
   const auto refused = [&](const view<double, 3>& dvalues, const view<double, 2>& dmean) {
     return message_of<error>(
-        [&] { write_summary_backward(keys, dvalues, write_rule::decay, 0, dmean); });
+        [&] { write_summary_backward(tested{}, keys, dvalues, write_rule::decay, 0, dmean); });
   };
   CHECK(says(refused(values.slice(1, 0, 3), s.sum_view()), {"dvalues", "(2, 16, 3)"}));
   CHECK(says(refused(values, s.sum_view().slice(0, 0, 1)), {"dmean", "(2, 3)", "(1, 3)"}));
@@ -301,39 +299,42 @@ TEST_CASE("write_summary: what cannot be is refused", "[components][errors]") {
 }
 
 TEST_CASE("write_summary: gradients against finite differences", "[gradients]") {
-  for (const write_rule rule : {write_rule::ring, write_rule::decay})
-    for (const index_t block : {0, 5, 21}) {
-      const auto start = some_state(2, 3, 16, 9);
-      const auto dkeys = random_vector<double>(2 * 16 * 3, 21),
-                 dvalues = random_vector<double>(2 * 16 * 3, 22);
-      const auto loss = [&](const memory_state<double>& before) {
-        auto s = before;
-        write_summary(s, rule, block, 4);
-        double total = 0;
-        for (std::size_t i = 0; i < s.keys.size(); ++i)
-          total += dkeys[i] * s.keys[i] + dvalues[i] * s.values[i];
-        return total;
-      };
-      auto gk = dkeys, gv = dvalues;
-      std::vector<double> dmean(6, 77);
-      const std::array<index_t, 3> bank{2, 16, 3};
-      write_summary_backward(view<double, 3>(gk.data(), bank), view<double, 3>(gv.data(), bank),
-                             rule, block, view<double, 2>(dmean.data(), {2, 3}));
-      const auto check = [&](std::vector<double> memory_state<double>::* part,
-                             const std::vector<double>& gradient, double scale) {
-        for (std::size_t i = 0; i < gradient.size(); ++i) {
-          auto s = start;
-          const double difference = finite_difference(
-              [&](const std::vector<double>& x) {
-                s.*part = x;
-                return loss(s);
-              },
-              start.*part, i, 1e-3);
-          CHECK(std::abs(difference - scale * gradient[i]) < 1e-11);
-        }
-      };
-      check(&memory_state<double>::keys, gk, 1);
-      check(&memory_state<double>::values, gv, 1);
-      check(&memory_state<double>::sum, dmean, 0.25);  // the mean is a quarter of the sum
-    }
+  on_both_backends([](const auto& backend) {
+    for (const write_rule rule : {write_rule::ring, write_rule::decay})
+      for (const index_t block : {0, 5, 21}) {
+        const auto start = some_state(2, 3, 16, 9);
+        const auto dkeys = random_vector<double>(2 * 16 * 3, 21),
+                   dvalues = random_vector<double>(2 * 16 * 3, 22);
+        const auto loss = [&](const memory_state<double>& before) {
+          auto s = before;
+          write_summary(backend, s, rule, block, 4);
+          double total = 0;
+          for (std::size_t i = 0; i < s.keys.size(); ++i)
+            total += dkeys[i] * s.keys[i] + dvalues[i] * s.values[i];
+          return total;
+        };
+        auto gk = dkeys, gv = dvalues;
+        std::vector<double> dmean(6, 77);
+        const std::array<index_t, 3> bank{2, 16, 3};
+        write_summary_backward(backend, view<double, 3>(gk.data(), bank),
+                               view<double, 3>(gv.data(), bank), rule, block,
+                               view<double, 2>(dmean.data(), {2, 3}));
+        const auto check = [&](std::vector<double> memory_state<double>::* part,
+                               const std::vector<double>& gradient, double scale) {
+          for (std::size_t i = 0; i < gradient.size(); ++i) {
+            auto s = start;
+            const double difference = finite_difference(
+                [&](const std::vector<double>& x) {
+                  s.*part = x;
+                  return loss(s);
+                },
+                start.*part, i, 1e-3);
+            CHECK(std::abs(difference - scale * gradient[i]) < 1e-11);
+          }
+        };
+        check(&memory_state<double>::keys, gk, 1);
+        check(&memory_state<double>::values, gv, 1);
+        check(&memory_state<double>::sum, dmean, 0.25);  // the mean is a quarter of the sum
+      }
+  });
 }

@@ -7,6 +7,6 @@
 
 using namespace mmrec::testing;
 
-TEMPLATE_TEST_CASE("model: fixtures", "[fixtures][gradients]", reference_double, simd_double) {
+TEMPLATE_TEST_CASE("model: fixtures", "[fixtures][gradients]", reference_double, tested_double) {
   compare_model_files<TestType>();
 }

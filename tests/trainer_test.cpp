@@ -367,8 +367,8 @@ TEST_CASE("networks refuse what they cannot do", "[errors]") {
   const auto config = model_config_of(tiny_options(), 32);
   CHECK(says(message_of<mmrec::error>([&] { make_network({.model = config, .dtype = "int8"}); }),
              {"dtype", "int8"}));
-  CHECK(says(message_of<mmrec::error>([&] { make_network({.model = config, .backend = "cuda"}); }),
-             {"cuda", "no fallback"}));
+  CHECK(says(message_of<mmrec::error>([&] { make_network({.model = config, .backend = "gpu"}); }),
+             {"gpu", "no fallback"}));
   CHECK(says(message_of<mmrec::error>([&] { make_network({.model = config, .batch = 0}); }),
              {"batch", "0"}));
   auto net = make_network({.model = config, .batch = 1, .time = 2, .training = false});

@@ -144,21 +144,26 @@ inline void require_isa(const isa_list& list) {
 }
 
 /// The backends that a program of this build can run.
+#if defined(MMREC_EXAMPLES_CUDA)  // examples/support/CMakeLists.txt
+inline constexpr std::string_view built_backends[] = {"reference", "simd", "cuda"};
+#else
 inline constexpr std::string_view built_backends[] = {"reference", "simd"};
+#endif
 
 /// Throws unless the backend is one of this build.
 inline void require_backend(std::string_view name) {
+  std::string all;
   for (const std::string_view built : built_backends) {
     if (name == built) return;
+    all += (all.empty() ? "" : ", ") + std::string(built);
   }
   std::string seen = "'" + std::string(name) + "'";
   if (name == "cuda") {
-    seen +=
-        ": this build has no CUDA backend, and this release contains none; choose simd for the CPU";
+    seen += ": this build has no CUDA backend (MMREC_CUDA adds it); choose simd for the CPU";
   } else {
     seen += ", which is no backend";
   }
-  throw error("require_backend", "backend", "one of this build: reference, simd",
+  throw error("require_backend", "backend", "one of this build: " + all,
               seen + "; there is no fallback");
 }
 

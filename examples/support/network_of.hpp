@@ -3,6 +3,7 @@
 // long to compile.
 #pragma once
 
+#include "host_place.hpp"
 #include "network.hpp"
 
 #include <concepts>
@@ -13,8 +14,20 @@
 
 namespace mmrec::examples {
 
-template <class B, element T>
+/// a + factor b.
+struct add_scaled {
+  double factor;
+  template <class V>
+  MMREC_HD V operator()(const V& a, const V& b) const {
+    return a + b * math::constant<V>(factor);
+  }
+};
+
+template <class B, element T, class Place = host_place>
 class network_of final : public network {
+  using memory = typename Place::memory;
+  template <class Value>
+  using array = typename memory::template array<Value>;
   using real = accumulator_t<T>;  // of parameters, moments and states
   static constexpr bool is_16_bit = storage16<T>;
   static constexpr double gradient_scale =
@@ -23,13 +36,14 @@ class network_of final : public network {
  public:
   explicit network_of(const network_options& o) : options_(o), model_(o.model) {
     if constexpr (requires { backend_.threads; }) backend_.threads = o.threads;
+    if constexpr (requires { place_.stream(); }) backend_.stream = place_.stream();
     if constexpr (is_16_bit) master_.emplace(o.model);
     if (o.training) {
-      gradients_.resize(model_.parameters().size());
-      moments_.resize(2 * gradients_.size());
-      if constexpr (is_16_bit) batch_gradients_.resize(gradients_.size());
+      gradients_ = array<real>(model_.parameters().size());
+      moments_ = array<real>(2 * gradients_.size());
+      if constexpr (is_16_bit) batch_gradients_ = array<T>(gradients_.size());
     }
-    arrays_changed();
+    adopt();
   }
 
   index_t parameter_count() const override {
@@ -38,31 +52,37 @@ class network_of final : public network {
 
   void initialise(std::uint64_t seed) override {
     master().initialise(seed);
-    std::fill(moments_.begin(), moments_.end(), real(0));
-    std::fill(gradients_.begin(), gradients_.end(), real(0));
-    arrays_changed();
+    fill(backend_, all(moments_), 0);
+    fill(backend_, all(gradients_), 0);
+    adopt();
   }
 
   double learn(std::span<const token> inputs, std::span<const token> targets,
                const learn_options& o) override {
     require_training("learn");
-    if (o.fresh) model_.restart(backend_, state_, options_.batch);
-    const auto ids = table("learn", "inputs", inputs);
-    const double loss = pass().forward(backend_, model_, ids, table("learn", "targets", targets),
-                                       state_, true, o.scale * gradient_scale,
-                                       {.training = options_.model.block.dropout > 0,
-                                        .seed = o.dropout_seed,
-                                        .stream = o.dropout_stream});
-    if constexpr (is_16_bit) {
-      std::fill(batch_gradients_.begin(), batch_gradients_.end(), T{});
-      pass().backward(backend_, model_, ids, std::span<T>(batch_gradients_));
-      for (std::size_t i = 0; i < gradients_.size(); ++i)
-        gradients_[i] +=
-            load_element<real>(&batch_gradients_[i]) * static_cast<real>(1 / gradient_scale);
-    } else {
-      pass().backward(backend_, model_, ids, std::span<T>(gradients_));
-    }
-    return loss;
+    const auto ids = table("learn", "inputs", inputs, 0),
+               next = table("learn", "targets", targets, 1);
+    const bool dropout = options_.model.block.dropout > 0;
+    const auto work = [&] {
+      if (o.fresh) model_.restart(backend_, state_, options_.batch);
+      pass().forward(backend_, model_, ids, next, state_, view<double, 1>{loss_.data(), {1}}, true,
+                     o.scale * gradient_scale,
+                     {.training = dropout, .seed = o.dropout_seed, .stream = o.dropout_stream});
+      if constexpr (is_16_bit) {
+        fill(backend_, all(batch_gradients_), 0);
+        pass().backward(backend_, model_, ids, as_span(batch_gradients_));
+        transform(backend_, add_scaled{1 / gradient_scale}, all(gradients_), all(gradients_),
+                  all(batch_gradients_));
+      } else {
+        pass().backward(backend_, model_, ids, as_span(gradients_));
+      }
+    };
+    // Sequences that begin anew do the same every time, unless dropout has another seed.
+    if (o.fresh && !dropout)
+      place_.repeat(o.scale, work);
+    else
+      work();
+    return *place_.get(std::span<const double>(loss_.data(), 1));
   }
 
   double gradient_norm() override {
@@ -83,13 +103,13 @@ class network_of final : public network {
       o.decay = decayed(k) ? decay : 0;
       for (const bool kind = decayed(k); k < layout.size() && decayed(k) == kind;) ++k;
       const index_t size = (k < layout.size() ? layout[k].offset : parameter_count()) - begin;
-      const auto part = [&](std::vector<real>& all, index_t from = 0) {
-        return view<real, 1>{all.data() + from + begin, {size}};
+      const auto part = [&](array<real>& values, index_t from = 0) {
+        return view<real, 1>{values.data() + from + begin, {size}};
       };
       adamw(backend_, part(master().parameters()), view<const real, 1>(part(gradients_)),
             part(moments_), part(moments_, parameter_count()), o);
     }
-    fill(backend_, view<real, 1>{gradients_.data(), {parameter_count()}}, 0);
+    fill(backend_, all(gradients_), 0);
     round_parameters();
   }
 
@@ -102,8 +122,8 @@ class network_of final : public network {
                   bool fresh) override {
     if (fresh || evaluation_state_.blocks.empty())
       model_.restart(backend_, evaluation_state_, options_.batch);
-    return pass().forward(backend_, model_, table("evaluate", "inputs", inputs),
-                          table("evaluate", "targets", targets), evaluation_state_);
+    return pass().forward(backend_, model_, table("evaluate", "inputs", inputs, 0),
+                          table("evaluate", "targets", targets, 1), evaluation_state_);
   }
 
   std::span<const double> next(token id, bool fresh) override {
@@ -113,14 +133,17 @@ class network_of final : public network {
       fresh = true;
     }
     if (fresh) model_.restart(backend_, step_state_, 1);
-    step_pass_->forward(backend_, model_, view<const token, 2>{&id, {1, 1}}, step_state_);
-    const auto logits = step_pass_->logits();
+    const token* const at = place_.put(std::span<const token>(&id, 1), 2);
+    step_pass_->forward(backend_, model_, view<const token, 2>{at, {1, 1}}, step_state_);
+    const T* const logits =
+        place_.get(std::span<const T>(step_pass_->logits().data_handle(), next_.size()));
     for (std::size_t i = 0; i < next_.size(); ++i)
-      next_[i] = static_cast<double>(load_element<real>(&logits(0, 0, static_cast<index_t>(i))));
+      next_[i] = static_cast<double>(load_element<real>(logits + i));
     return next_;
   }
 
   std::vector<network_array> arrays(bool with_state) override {
+    place_.hide();
     std::vector<network_array> list;
     const auto add = [&]<class Value>(std::string name, std::vector<std::int64_t> shape,
                                       Value* values) {
@@ -134,29 +157,37 @@ class network_of final : public network {
         add(prefix + part.name, part.shape, base + part.offset);
     };
     const auto& block = options_.model.block;
-    add_parts("", master().parameters().data());
+    add_parts("", place_.show(master().parameters()));
     for (index_t i = 0; i < options_.model.layers; ++i) {
       const std::string name = "banks." + std::to_string(i);
-      add(name + ".keys", {block.slots, block.width}, master().bank(i, 0).data());
-      add(name + ".values", {block.slots, block.width}, master().bank(i, 1).data());
+      add(name + ".keys", {block.slots, block.width}, place_.show(master().bank(i, 0)));
+      add(name + ".values", {block.slots, block.width}, place_.show(master().bank(i, 1)));
     }
     if (options_.training) {
-      add_parts("adamw.m.", moments_.data());
-      add_parts("adamw.v.", moments_.data() + parameter_count());
+      real* const moments = place_.show(moments_);
+      add_parts("adamw.m.", moments);
+      add_parts("adamw.v.", moments + parameter_count());
     }
     for (std::size_t i = 0; with_state && i < state_.blocks.size(); ++i) {
       auto& s = state_.blocks[i];
       const std::string name = "state." + std::to_string(i);
       add(name + ".tokens", {}, &s.tokens);
-      add(name + ".hidden", {s.batch, s.width}, s.hidden.data());
-      add(name + ".keys", {s.batch, s.slots, s.width}, s.keys.data());
-      add(name + ".values", {s.batch, s.slots, s.width}, s.values.data());
-      add(name + ".sum", {s.batch, s.width}, s.sum.data());
+      add(name + ".hidden", {s.batch, s.width}, place_.show(s.hidden));
+      add(name + ".keys", {s.batch, s.slots, s.width}, place_.show(s.keys));
+      add(name + ".values", {s.batch, s.slots, s.width}, place_.show(s.values));
+      add(name + ".sum", {s.batch, s.width}, place_.show(s.sum));
     }
     return list;
   }
 
   void arrays_changed() override {
+    place_.take_back();
+    adopt();
+  }
+
+ private:
+  /// Parameters, banks and states are new.
+  void adopt() {
     if constexpr (is_16_bit) {
       for (index_t i = 0; i < options_.model.layers; ++i)
         for (const index_t which : {0, 1}) model_.bank(i, which) = master().bank(i, which);
@@ -165,9 +196,8 @@ class network_of final : public network {
     if (state_.blocks.empty()) state_ = model_.initial_state(options_.batch);
   }
 
- private:
   /// The parameters that training changes: those of the pass, or for 16 bits their float originals.
-  model<real>& master() {
+  model<real, memory>& master() {
     if constexpr (is_16_bit)
       return *master_;
     else
@@ -175,13 +205,20 @@ class network_of final : public network {
   }
 
   void round_parameters() {
-    if constexpr (is_16_bit) {
-      for (std::size_t i = 0; i < model_.parameters().size(); ++i)
-        store_element(&model_.parameters()[i], master_->parameters()[i]);
-    }
+    if constexpr (is_16_bit)
+      transform(backend_, same_value{}, all(model_.parameters()), all(master_->parameters()));
   }
 
-  model_pass<T>& pass() {
+  template <class Array>
+  static auto as_span(Array& values) {
+    return std::span(values.data(), values.size());
+  }
+  template <class Array>
+  static auto all(Array& values) {
+    return as_view(as_span(values));
+  }
+
+  model_pass<T, memory>& pass() {
     if (!pass_) pass_.emplace(options_.model, options_.batch, options_.time);
     return *pass_;
   }
@@ -192,28 +229,44 @@ class network_of final : public network {
   }
 
   view<const token, 2> table(const char* function, const char* argument,
-                             std::span<const token> values) const {
+                             std::span<const token> values, int slot) {
     const index_t wanted = options_.batch * options_.time;
     if (static_cast<index_t>(values.size()) != wanted)
       throw error(function, argument, std::to_string(wanted) + " tokens",
                   std::to_string(values.size()));
-    return {values.data(), {options_.batch, options_.time}};
+    return {place_.put(values, slot), {options_.batch, options_.time}};
   }
 
   network_options options_;
+  Place place_;
   B backend_{};
-  model<T> model_;
-  std::optional<model<real>> master_;
-  std::vector<real> gradients_, moments_;  // moments: m, then v
-  std::vector<T> batch_gradients_;         // 16 bits only
-  std::optional<model_pass<T>> pass_, step_pass_;
-  model_state<real> state_, evaluation_state_, step_state_;
+  model<T, memory> model_;
+  std::optional<model<real, memory>> master_;
+  array<real> gradients_, moments_;  // moments: m, then v
+  array<T> batch_gradients_;         // 16 bits only
+  array<double> loss_ = array<double>(1);
+  std::optional<model_pass<T, memory>> pass_, step_pass_;
+  model_state<real, memory> state_, evaluation_state_, step_state_;
   std::vector<double> next_;
+};
+
+template <class Backend>
+struct place_of {
+  using type = host_place;
 };
 
 template <class Backend, class Element>
 std::unique_ptr<network> make_network_of(const network_options& options) {
-  return std::make_unique<network_of<Backend, Element>>(options);
+  return std::make_unique<network_of<Backend, Element, typename place_of<Backend>::type>>(options);
 }
 
 }  // namespace mmrec::examples
+
+#if defined(__CUDACC__)
+#include "device_place.cuh"
+
+template <>
+struct mmrec::examples::place_of<mmrec::backend::cuda> {
+  using type = device_place;
+};
+#endif

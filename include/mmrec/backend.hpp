@@ -100,6 +100,7 @@ enum class primitive {
   loss,
   embedding,
   recurrence,
+  block,
   other
 };
 template <primitive P>
@@ -131,6 +132,21 @@ constexpr void require_built() {
 template <class B>
 std::pmr::memory_resource* scratch_of(const B& b) {
   return b.memory ? b.memory : thread_arena();
+}
+
+/// Uninitialised scratch of n elements, in the backend's memory, for what is called during a scope.
+template <class B, class T>
+class scratch_for : public scratch<T> {
+ public:
+  scratch_for(const B& b, std::size_t n) : scratch<T>(scratch_of(b), n) {}
+};
+
+/// Functions on states, activations and models assert that the backend can address them.
+template <class B, class Memory>
+constexpr void require_memory() {
+  static_assert(std::same_as<B, backend::cuda> == std::same_as<Memory, device_memory>,
+                "mmrec: backend::cuda works on device_memory, for example model_pass<T, "
+                "device_memory>, and the other backends on host_memory");
 }
 
 }  // namespace mmrec

@@ -20,6 +20,15 @@
 //   block_forward(backend::simd{}, config, weights, x, y, state, saved);
 //   block_backward(backend::simd{}, config, weights, x, dy, saved, gradients, dx);
 //
+// On the GPU all arrays are device memory, those of the state and the activations too: their second
+// template argument is device_memory. No pass waits for the device. Where a pass cuts time and which
+// slots it writes follows from the state's position, which is the host's: a captured graph repeats
+// the pass from the position it was captured at, so sequences must begin anew in it.
+//
+//   memory_state<float, device_memory> state = ...;
+//   block_activations<float, device_memory> saved(config, batch, time);
+//   block_forward(backend::cuda{stream}, config, weights, x, y, state, saved);
+//
 // Errors: a configuration that cannot be, shapes, null data, parameters, gradients or activations
 // of another configuration, overlap, a state of another batch size, width or bank, more tokens in a
 // pass than the short-term bank has rows (update::reference).
@@ -30,12 +39,14 @@
 
 namespace mmrec {
 
-template <backend_tag B, element T>
+template <backend_tag B, element T, class Memory>
 recurrence_report block_forward(const B& backend, const block_config& c,
                                 const block_parameters<const T>& w, const view<const T, 3>& x,
-                                const view<T, 3>& y, memory_state<accumulator_t<T>>& state,
-                                block_activations<T>& saved, const block_dropout& drop = {}) {
-  require_built<B>();
+                                const view<T, 3>& y, memory_state<accumulator_t<T>, Memory>& state,
+                                block_activations<T, Memory>& saved,
+                                const block_dropout& drop = {}) {
+  require_built<B, primitive::block>();
+  require_memory<B, Memory>();
   const char* function = "block_forward";
   check_config(function, c);
   const index_t batch = x.extent(0), time = x.extent(1), d = c.width;
@@ -52,17 +63,19 @@ recurrence_report block_forward(const B& backend, const block_config& c,
     check_disjoint(function, "y", y, name, part);
   });
   if (batch == 0 || time == 0) return {};
-  return detail::forward_pass(backend, c, w, x, y, state, saved, drop);
+  using detail::forward_pass;
+  return forward_pass(backend, c, w, x, y, state, saved, drop);
 }
 
 /// Parameter gradients accumulate; dx and the bank gradients are overwritten.
-template <backend_tag B, element T>
+template <backend_tag B, element T, class Memory>
 recurrence_report block_backward(const B& backend, const block_config& c,
                                  const block_parameters<const T>& w, const view<const T, 3>& x,
-                                 const view<const T, 3>& dy, block_activations<T>& saved,
+                                 const view<const T, 3>& dy, block_activations<T, Memory>& saved,
                                  const block_parameters<T>& dw, const view<T, 3>& dx,
                                  const bank_gradients<accumulator_t<T>>& dbanks = {}) {
-  require_built<B>();
+  require_built<B, primitive::block>();
+  require_memory<B, Memory>();
   const char* function = "block_backward";
   check_config(function, c);
   saved.check(function, c);
@@ -91,7 +104,8 @@ recurrence_report block_backward(const B& backend, const block_config& c,
     if (dbanks.values) fill(backend, dbanks.values, 0);
     return {};
   }
-  return detail::backward_pass(backend, c, w, x, dy, saved, dw, dx, dbanks);
+  using detail::backward_pass;
+  return backward_pass(backend, c, w, x, dy, saved, dw, dx, dbanks);
 }
 
 }  // namespace mmrec

@@ -11,9 +11,12 @@
 
 namespace mmrec {
 
-/// Everything a block's forward leaves for its backward, in one allocation.
-template <element T>
+/// Everything a block's forward leaves for its backward, in one allocation of Memory.
+template <element T, class Memory = host_memory>
 class block_activations {
+  template <class Value>
+  using array = typename Memory::template array<Value>;
+
  public:
   using State = accumulator_t<T>;
 
@@ -50,14 +53,14 @@ class block_activations {
                                                        {&probabilities, c.heads * top_}};
     index_t total = 0;
     for (const auto& [part, columns] : parts) total += (tokens * columns + 31) / 32 * 32;
-    storage_.resize(static_cast<std::size_t>(total));
+    storage_ = array<T>(static_cast<std::size_t>(total));
     T* p = storage_.data();
     for (const auto& [part, columns] : parts) {
       *part = {p, {tokens, columns}};
       p += (tokens * columns + 31) / 32 * 32;
     }
-    tops_.resize(static_cast<std::size_t>(2 * segments_ * batch * top_ * d));
-    initial.resize(static_cast<std::size_t>(batch * d));
+    tops_ = array<State>(static_cast<std::size_t>(2 * segments_ * batch * top_ * d));
+    initial = array<State>(static_cast<std::size_t>(batch * d));
     width_ = d;
   }
   block_activations(const block_activations&) = delete;
@@ -88,11 +91,13 @@ class block_activations {
     return {tops_.data() + (2 * s + which) * batch_ * top_ * width_, {batch_, top_, width_}};
   }
 
+  view<State, 2> initial_view() { return {initial.data(), {batch_, width_}}; }
+
   // (tokens, columns), rows of one sequence together.
   view<T, 2> n1, qkvz, decay_pre, decay_hidden, decay_factor, context_pre, context_hidden,
       context_factor, gamma, z, gates, h, gated, query, read, r, n2, ffn_pre, ffn_hidden;
   view<T, 2> probabilities;        // segment after segment: (batch, heads, segment time, top slots)
-  std::vector<State> initial;      // (batch, D): h before the pass
+  array<State> initial;            // (batch, D): h before the pass
   index_t first_token = 0;         // position of the pass
   std::uint64_t dropout_seed = 0;  // as given to the forward call
   std::uint64_t dropout_stream = 0;
@@ -105,8 +110,8 @@ class block_activations {
   }
 
   index_t batch_ = 0, time_ = 0, segments_ = 0, top_ = 0, width_ = 0;
-  std::vector<T> storage_;
-  std::vector<State> tops_;
+  array<T> storage_;
+  array<State> tops_;
 };
 
 /// Dropout of a call: on only in training. Three streams are used, from `stream` on.

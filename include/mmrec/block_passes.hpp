@@ -7,11 +7,11 @@
 
 namespace mmrec::detail {
 
-template <class B, element T>
+template <class B, element T, class Memory>
 recurrence_report forward_pass(const B& backend, const block_config& c,
                                const block_parameters<const T>& w, const view<const T, 3>& x,
-                               const view<T, 3>& y, memory_state<accumulator_t<T>>& state,
-                               block_activations<T>& saved, const block_dropout& drop) {
+                               const view<T, 3>& y, memory_state<accumulator_t<T>, Memory>& state,
+                               block_activations<T, Memory>& saved, const block_dropout& drop) {
   using State = accumulator_t<T>;
   const index_t batch = x.extent(0), time = x.extent(1), d = c.width;
   const block_views<T> at(c, saved, saved.qkvz);
@@ -35,25 +35,20 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
     decay_branch<activation::relu>(backend, view<const T, 2>(at.z), w.decay, decay);
     combine_decay(backend, view<const T, 2>(saved.decay_factor), view<const T, 2>(), saved.gamma);
   }
-  if (c.convex)
-    transform(
-        backend, []<class V>(const V& z, const V& g) { return z - g * z; }, saved.z, at.z,
-        saved.gamma);
+  if (c.convex) transform(backend, convex_input{}, saved.z, at.z, saved.gamma);
 
-  if (c.update == update::reference) std::fill(state.hidden.begin(), state.hidden.end(), State(0));
-  saved.initial = state.hidden;
+  if (c.update == update::reference) fill(backend, state.hidden_view(), 0);
+  transform(backend, same_value{}, saved.initial_view(), state.hidden_view());
   const auto h = by_time(saved.h, batch, time);
   const auto report = recurrence(backend, by_time(c.convex ? saved.z : at.z, batch, time),
                                  by_time(saved.gamma, batch, time), w.recurrence(), h,
-                                 {.initial = view<const State, 2>{saved.initial.data(), {batch, d}},
+                                 {.initial = saved.initial_view(),
                                   .final = state.hidden_view(),
                                   .gates = by_time(saved.gates, batch, time),
                                   .form = c.recurrence});
 
   linear(backend, saved.h, w.attention_query.weight, saved.query, {.bias = w.attention_query.bias});
-  transform(
-      backend, []<class V>(const V& a, const V& q) { return a + math::constant<V>(0.5) * q; },
-      saved.query, saved.query, at.q);
+  transform(backend, add_half{}, saved.query, saved.query, at.q);
   const index_t segments = segment_count(c, saved.first_token, time);
   for (index_t i = 0; i < segments; ++i) {
     const segment s = segment_at(c, saved.first_token, time, i);
@@ -65,38 +60,29 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
               {.probabilities = probabilities_of(saved.probabilities, s, batch, c.heads)});
     if (c.update == update::stream) {
       add_time_sum(backend, view<const T, 3>(h.slice(1, s.begin, s.count)), state.sum_view());
-      if (s.writes) write_summary(state, c.write, s.block, c.memory_block);
+      if (s.writes)
+        write_mean(backend, state.keys_view(), state.values_view(), state.sum_view(), c.write,
+                   s.block, c.memory_block);
     }
   }
 
   // r = x + dropout(h or W_out(h o silu(q)), + attention + 0.1 v)
   linear(backend, saved.read, w.attention_out.weight, saved.r, {.bias = w.attention_out.bias});
   view<const T, 2> contribution = saved.h;
-  scratch<T> memory(scratch_of(backend), static_cast<std::size_t>(batch * time * d));
+  const scratch_for<B, T> memory(backend, static_cast<std::size_t>(batch * time * d));
   const view<T, 2> temporary{memory.data(), {batch * time, d}};
   if (c.output_gate) {
-    transform(
-        backend, []<class V>(const V& hj, const V& q) { return hj * q * math::sigmoid(q); },
-        saved.gated, saved.h, at.q);
+    transform(backend, gated_output{}, saved.gated, saved.h, at.q);
     linear(backend, saved.gated, w.out.weight, temporary, {.bias = w.out.bias});
     contribution = temporary;
   }
-  const auto contribute = []<class V>(const V& a, const V& hj, const V& v) {
-    return a + hj + math::constant<V>(0.1) * v;
-  };
-  const auto add = [](const auto& a, const auto& b) { return a + b; };
   const auto dropped = dropout_of(c, drop.training, drop.seed, drop.stream);
   if (dropped.active()) {
-    transform(backend, contribute, saved.r, saved.r, contribution, at.v);
-    apply_dropout(backend, dropped, saved.r);
-    transform(backend, add, saved.r, saved.r, rows);
+    transform(backend, residual{}, saved.r, saved.r, contribution, at.v);
+    drop_elements(backend, dropped, saved.r);
+    transform(backend, sum{}, saved.r, saved.r, rows);
   } else {
-    transform(
-        backend,
-        [=](const auto& a, const auto& hj, const auto& v, const auto& xj) {
-          return contribute(a, hj, v) + xj;
-        },
-        saved.r, saved.r, contribution, at.v, rows);
+    transform(backend, residual{}, saved.r, saved.r, contribution, at.v, rows);
   }
 
   rms_norm(backend, saved.r, w.norm2, saved.n2, c.norm);
@@ -110,7 +96,7 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
   linear(backend, saved.ffn_hidden, w.ffn_out.weight, out,
          {.bias = w.ffn_out.bias,
           .dropout = dropout_of(c, drop.training, drop.seed, drop.stream + 2)});
-  transform(backend, add, out, out, saved.r);
+  transform(backend, sum{}, out, out, saved.r);
 
   if (c.update == update::reference)
     write_reference(backend, view<const T, 3>(y), view<const T, 3>(h), state);
@@ -118,16 +104,15 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
   return report;
 }
 
-template <class B, element T>
+template <class B, element T, class Memory>
 recurrence_report backward_pass(const B& backend, const block_config& c,
                                 const block_parameters<const T>& w, const view<const T, 3>& x,
-                                const view<const T, 3>& dy, block_activations<T>& saved,
+                                const view<const T, 3>& dy, block_activations<T, Memory>& saved,
                                 const block_parameters<T>& dw, const view<T, 3>& dx,
                                 const bank_gradients<accumulator_t<T>>& dbanks) {
   using State = accumulator_t<T>;
   const index_t batch = saved.batch(), time = saved.time(), d = c.width, tokens = batch * time;
-  auto* memory = scratch_of(backend);
-  scratch<T> space(memory, static_cast<std::size_t>(tokens * (10 * d + c.ffn)));
+  const scratch_for<B, T> space(backend, static_cast<std::size_t>(tokens * (10 * d + c.ffn)));
   T* next = space.data();
   const auto array = [&](index_t columns) {
     const view<T, 2> v{next, {tokens, columns}};
@@ -170,23 +155,15 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
   view<T, 2> dterm = dr;
   if (drop(0).active()) {
     dterm = dsum;
-    transform(backend, [](const auto& a) { return a; }, dterm, dr);
-    apply_dropout(backend, drop(0), dterm);
+    transform(backend, same_value{}, dterm, dr);
+    drop_elements(backend, drop(0), dterm);
   }
-  transform(
-      backend, []<class V>(const V& a) { return std::array<V, 2>{a, math::constant<V>(0.1) * a}; },
-      std::tuple{dh, d_at.v}, dterm);
+  transform(backend, residual_gradient{}, std::tuple{dh, d_at.v}, dterm);
   if (c.output_gate) {
     linear_backward(
         backend, dterm, saved.gated, w.out.weight,
         {.dx = dh, .dw = dw.out.weight, .dbias = dw.out.bias, .accumulate_parameters = true});
-    transform(
-        backend,
-        []<class V>(const V& g, const V& hj, const V& q) {
-          const V s = math::sigmoid(q), one = math::constant<V>(1);
-          return std::array<V, 2>{g * q * s, g * hj * s * (one + q * (one - s))};
-        },
-        std::tuple{dh, d_at.q}, dh, saved.h, at.q);
+    transform(backend, gated_output_gradient{}, std::tuple{dh, d_at.q}, dh, saved.h, at.q);
   }
   linear_backward(backend, dterm, saved.read, w.attention_out.weight,
                   {.dx = dread,
@@ -200,7 +177,8 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
   const index_t top = hds_slots(c.slots)[2];
   const bool through_memory = dbanks.keys || dbanks.values || segments > 1;
   const index_t bank = through_memory ? batch * c.slots * d : 1, tops = batch * top * d;
-  scratch<State> bank_space(memory, static_cast<std::size_t>(2 * bank + 2 * tops + batch * d));
+  const scratch_for<B, State> bank_space(backend,
+                                         static_cast<std::size_t>(2 * bank + 2 * tops + batch * d));
   fill(backend, view<State, 1>{bank_space.data(), {static_cast<index_t>(bank_space.size())}}, 0);
   const view<State, 3> dkeys{bank_space.data(), {batch, c.slots, d}},
       dvalues{bank_space.data() + bank, {batch, c.slots, d}};
@@ -214,13 +192,11 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
     };
     // Nothing after the last segment of this pass reads what it wrote.
     if (s.writes && i + 1 < segments) {
-      write_summary_backward(dkeys, dvalues, c.write, s.block, dmean);
+      write_summary_backward(backend, dkeys, dvalues, c.write, s.block, dmean);
       const auto share = static_cast<State>(1.0 / static_cast<double>(c.memory_block));
       const auto dh_part = part(dh);
       const view<const State, 3> mean(dmean.data_handle(), dh_part.extents(), {d, 0, 1});
-      transform(
-          backend, [=]<class V>(const V& a, const V& m) { return a + V(share) * m; }, dh_part,
-          dh_part, mean);
+      transform(backend, add_share<State>{share}, dh_part, dh_part, mean);
     }
     const auto keys = saved.top(i, 0), values = saved.top(i, 1);
     attention_backward(backend, part(dread), part(saved.query), keys, values,
@@ -233,14 +209,12 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
       hds_top_backward(backend, view<const State, 3>(dtop_values), dvalues);
     }
   }
-  if (dbanks.keys) transform(backend, [](const auto& a) { return a; }, dbanks.keys, dkeys);
-  if (dbanks.values) transform(backend, [](const auto& a) { return a; }, dbanks.values, dvalues);
-  const auto half = []<class V>(const V& g) { return math::constant<V>(0.5) * g; };
+  if (dbanks.keys) transform(backend, same_value{}, dbanks.keys, dkeys);
+  if (dbanks.values) transform(backend, same_value{}, dbanks.values, dvalues);
   if (c.output_gate)
-    transform(
-        backend, [=](const auto& a, const auto& g) { return a + half(g); }, d_at.q, d_at.q, dquery);
+    transform(backend, add_half{}, d_at.q, d_at.q, dquery);
   else
-    transform(backend, half, d_at.q, dquery);
+    transform(backend, half{}, d_at.q, dquery);
   linear_backward(backend, dquery, saved.h, w.attention_query.weight,
                   {.dx = dh,
                    .dw = dw.attention_query.weight,
@@ -250,26 +224,21 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
 
   const auto recurrent_input = c.convex ? saved.z : at.z;
   const auto three = [&](const view<T, 2>& v) { return by_time(v, batch, time); };
-  const auto report =
-      recurrence_backward(backend, three(dh), three(recurrent_input), three(saved.gamma),
-                          three(saved.h), w.recurrence(),
-                          {.gates = three(saved.gates),
-                           .dz = three(d_at.z),
-                           .dgamma = three(dgamma),
-                           .dblock = dw.gate.weight,
-                           .dblock_bias = dw.gate.bias,
-                           .dmix = dw.mix.weight,
-                           .dmix_bias = dw.mix.bias,
-                           .initial = view<const State, 2>{saved.initial.data(), {batch, d}},
-                           .accumulate_parameters = true,
-                           .form = c.recurrence});
+  const auto report = recurrence_backward(backend, three(dh), three(recurrent_input),
+                                          three(saved.gamma), three(saved.h), w.recurrence(),
+                                          {.gates = three(saved.gates),
+                                           .dz = three(d_at.z),
+                                           .dgamma = three(dgamma),
+                                           .dblock = dw.gate.weight,
+                                           .dblock_bias = dw.gate.bias,
+                                           .dmix = dw.mix.weight,
+                                           .dmix_bias = dw.mix.bias,
+                                           .initial = saved.initial_view(),
+                                           .accumulate_parameters = true,
+                                           .form = c.recurrence});
   if (c.convex)
-    transform(
-        backend,
-        []<class V>(const V& dz, const V& dg, const V& z, const V& g) {
-          return std::array<V, 2>{dz - g * dz, dg - z * dz};
-        },
-        std::tuple{d_at.z, dgamma}, d_at.z, dgamma, at.z, saved.gamma);
+    transform(backend, convex_input_gradient{}, std::tuple{d_at.z, dgamma}, d_at.z, dgamma, at.z,
+              saved.gamma);
 
   // gamma; the two factors' gradients reuse dread and dquery.
   const decay_branch_saved<T> decay{saved.decay_pre, saved.decay_hidden, saved.decay_factor};

@@ -5,6 +5,8 @@
 
 #include <mmrec/attention.hpp>
 #include <mmrec/block_activations.hpp>
+#include <mmrec/block_loops.hpp>
+#include <mmrec/block_maps.hpp>
 
 namespace mmrec::detail {
 
@@ -53,54 +55,29 @@ view<T, 4> probabilities_of(const view<T, 2>& all, const segment& s, index_t bat
   return {all.data_handle() + s.begin * batch * heads * slots, {batch, heads, s.count, slots}};
 }
 
-/// result[b, j] += sum over the segment of x.
-template <class B, class T, class State>
-void add_time_sum(const B& backend, const view<const T, 3>& x, const view<State, 2>& result) {
-  using V = lanes_of<B, State>;
-  for_each_row(backend, x.extent(0), x.extent(1) * x.extent(2), [&](index_t b) {
-    for_units<V>(x.extent(2), [&](index_t j, std::size_t live) {
-      State* to = &result(b, 0) + j;
-      V total = load_unit<V>(to, live);
-      for (index_t t = 0; t < x.extent(1); ++t) total = total + load_unit<V>(&x(b, t, 0) + j, live);
-      store_unit(to, total, live);
-    });
-  });
-}
-
 /// update::reference: every slot becomes the mean over time of y, the short-term bank the batch
 /// mean of h.
-template <class B, class T, class State>
+template <class B, class T, class State, class Memory>
 void write_reference(const B& backend, const view<const T, 3>& y, const view<const T, 3>& h,
-                     memory_state<State>& state) {
-  using V = lanes_of<B, State>;
+                     memory_state<State, Memory>& state) {
   const auto [batch, time, d] = y.extents();
-  scratch<State> memory(scratch_of(backend), static_cast<std::size_t>(batch * d));
+  const scratch_for<B, State> memory(backend, static_cast<std::size_t>(batch * d));
   const view<State, 2> mean{memory.data(), {batch, d}};
   fill(backend, mean, 0);
   add_time_sum(backend, y, mean);
-  transform(
-      backend, [n = time]<class M>(const M& sum) { return sum / M(static_cast<State>(n)); }, mean,
-      mean);
-  transform(
-      backend, []<class M>(const M& m) { return std::array<M, 2>{m, m}; },
-      std::tuple{state.keys_view(), state.values_view()},
-      view<const State, 3>(mean.data_handle(), {batch, state.slots, d}, {d, 0, 1}));
-  const index_t rows = std::min(time, static_cast<index_t>(state.recent.size()) / d);
-  for_each_row(backend, rows, batch * d, [&, sequences = batch, width = d](index_t t) {
-    for_units<V>(width, [&](index_t j, std::size_t live) {
-      V total = math::constant<V>(0);
-      for (index_t b = 0; b < sequences; ++b) total = total + load_unit<V>(&h(b, t, 0) + j, live);
-      store_unit(state.recent.data() + t * width + j, total / V(static_cast<State>(sequences)),
-                 live);
-    });
-  });
+  transform(backend, divide<State>{static_cast<State>(time)}, mean, mean);
+  transform(backend, both{}, std::tuple{state.keys_view(), state.values_view()},
+            view<const State, 3>(mean.data_handle(), {batch, state.slots, d}, {d, 0, 1}));
+  const auto recent = state.recent_view();
+  batch_mean(backend, h, recent.slice(0, 0, std::min(time, recent.extent(0))));
 }
 
 template <element T>
 struct block_views {
   index_t batch, time, d;
   view<T, 2> q, k, v, z;  // columns of qkvz
-  block_views(const block_config& c, const block_activations<T>& a, const view<T, 2>& qkvz)
+  template <class Memory>
+  block_views(const block_config& c, const block_activations<T, Memory>& a, const view<T, 2>& qkvz)
       : batch(a.batch()),
         time(a.time()),
         d(c.width),
@@ -129,8 +106,8 @@ view<T, 2> token_rows(const view<T, 3>& x) {
 }
 
 /// A pass of `time` tokens can start from this state.
-template <class State>
-void check_state(const char* function, const block_config& c, const memory_state<State>& s,
+template <class State, class Memory>
+void check_state(const char* function, const block_config& c, const memory_state<State, Memory>& s,
                  index_t batch, index_t time) {
   if (s.batch != batch)
     throw error(function, "state", "a batch of " + std::to_string(batch),
@@ -149,18 +126,6 @@ void check_state(const char* function, const block_config& c, const memory_state
     throw error(function, "x",
                 "at most " + std::to_string(short_rows) + " tokens (the short-term bank's rows)",
                 std::to_string(time));
-}
-
-/// Elementwise a o dropout factor: in place, or as a gradient.
-template <class B, class T>
-void apply_dropout(const B& backend, const dropout& d, const view<T, 2>& x) {
-  using Acc = accumulator_t<T>;
-  if (!d.active()) return;
-  const index_t n = x.extent(1);
-  for_each_row(backend, x.extent(0), 16 * n, [&](index_t i) {
-    for (index_t j = 0; j < n; ++j)
-      store_element(&x(i, j), load_element<Acc>(&x(i, j)) * static_cast<Acc>(d.factor(i * n + j)));
-  });
 }
 
 }  // namespace mmrec::detail

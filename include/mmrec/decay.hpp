@@ -112,8 +112,8 @@ void decay_branch_backward(const B& backend, const view<const T, 2>& dfactor,
                  argument{"dw.w2", dw.w2}, argument{"dw.b2", dw.b2}},
       std::tuple_cat(std::tuple{argument{"dfactor", dfactor}}, detail::branch_inputs(x, w),
                      detail::branch_saved<Activation>(saved)));
-  scratch<T> memory(scratch_of(backend),
-                    static_cast<std::size_t>(std::max<index_t>(1, saved.hidden.size())));
+  const scratch_for<B, T> memory(
+      backend, static_cast<std::size_t>(std::max<index_t>(1, saved.hidden.size())));
   const view<T, 2> dhidden{memory.data(), saved.hidden.extents()};
   linear_backward<activation::sigmoid>(backend, dfactor, saved.hidden, w.w2,
                                        {.saved = saved.factor,
@@ -131,22 +131,71 @@ void decay_branch_backward(const B& backend, const view<const T, 2>& dfactor,
        .accumulate_parameters = true});
 }
 
+namespace detail {
+
+/// clamp(f) or clamp(f c).
+struct clamped_decay {
+  template <class V>
+  MMREC_HD V operator()(const V& v) const {
+    const V low = math::constant<V>(decay_floor), high = math::constant<V>(1 - decay_floor);
+    return math::select(v < low, low, math::select(v > high, high, v));
+  }
+  template <class V>
+  MMREC_HD V operator()(const V& f, const V& c) const {
+    return (*this)(f * c);
+  }
+};
+
+/// From the gradient d to that of the one factor, or of the two.
+struct clamped_decay_gradient {
+  template <class V>
+  static MMREC_HD V inside(const V& product, const V& d) {
+    const V low = math::constant<V>(decay_floor), high = math::constant<V>(1 - decay_floor);
+    return math::select(product < low || product > high, math::constant<V>(0), d);
+  }
+  template <class V>
+  MMREC_HD V operator()(const V& d, const V& f) const {
+    return inside(f, d);
+  }
+  template <class V>
+  MMREC_HD std::array<V, 2> operator()(const V& d, const V& f, const V& c) const {
+    const V through = inside(V(f * c), d);
+    return {through * c, through * f};
+  }
+};
+
+/// Gate and new state from the two halves of the gate's argument.
+struct integration {
+  template <class V>
+  MMREC_HD std::array<V, 2> operator()(const V& u, const V& v, const V& zj, const V& pj,
+                                       const V& gj) const {
+    const V g = math::sigmoid(u + v);
+    return {g, pj + g * (zj - pj) + gj * pj};
+  }
+};
+
+/// Of the gate's argument, z, p and gamma (added to `old`).
+struct integration_gradient {
+  template <class V>
+  MMREC_HD std::array<V, 4> operator()(const V& e, const V& zj, const V& pj, const V& gj,
+                                       const V& g, const V& old) const {
+    const V one = math::constant<V>(1);
+    return {e * (zj - pj) * g * (one - g), e * g, e * (one - g + gj), old + e * pj};
+  }
+};
+
+}  // namespace detail
+
 /// gamma = clamp(f) or clamp(f o context).
 template <backend_tag B, element T>
 void combine_decay(const B& backend, const view<const T, 2>& factor,
                    const view<const T, 2>& context, const view<T, 2>& gamma) {
   check_view("combine_decay", "gamma", gamma, factor.extents());
   check_optional("combine_decay", "context", context, factor.extents());
-  const auto clamp = []<class V>(const V& v) {
-    const V low = math::constant<V>(decay_floor), high = math::constant<V>(1 - decay_floor);
-    return math::select(v < low, low, math::select(v > high, high, v));
-  };
   if (context)
-    transform(
-        backend, [=](const auto& f, const auto& c) { return clamp(f * c); }, gamma, factor,
-        context);
+    transform(backend, detail::clamped_decay{}, gamma, factor, context);
   else
-    transform(backend, clamp, gamma, factor);
+    transform(backend, detail::clamped_decay{}, gamma, factor);
 }
 
 /// From dgamma to the gradients of the two factors (dcontext absent if there was no context).
@@ -162,22 +211,11 @@ void combine_decay_backward(const B& backend, const view<const T, 2>& dgamma,
     check_view(function, "dcontext", dcontext, context.extents());
   else if (dcontext)
     throw error(function, "dcontext", "none without a context", "one");
-  const auto inside = []<class V>(const V& product, const V& d) {
-    const V low = math::constant<V>(decay_floor), high = math::constant<V>(1 - decay_floor);
-    return math::select(product < low || product > high, math::constant<V>(0), d);
-  };
   if (context)
-    transform(
-        backend,
-        [=]<class V>(const V& d, const V& f, const V& c) {
-          const V through = inside(f * c, d);
-          return std::array<V, 2>{through * c, through * f};
-        },
-        std::tuple{dfactor, dcontext}, dgamma, factor, context);
+    transform(backend, detail::clamped_decay_gradient{}, std::tuple{dfactor, dcontext}, dgamma,
+              factor, context);
   else
-    transform(
-        backend, [=](const auto& d, const auto& f) { return inside(f, d); }, dfactor, dgamma,
-        factor);
+    transform(backend, detail::clamped_decay_gradient{}, dfactor, dgamma, factor);
 }
 
 namespace detail {
@@ -209,17 +247,11 @@ void integrate(const B& backend, const view<const T, 2>& z, const view<const T, 
   check_outputs(function, std::tuple{argument{"gate", gate}, argument{"h_new", h_new}},
                 std::tuple{argument{"z", z}, argument{"p", unless_same(p, h_new)},
                            argument{"gamma", gamma}, argument{"w", w}, argument{"bias", bias}});
-  scratch<T> memory(scratch_of(backend), static_cast<std::size_t>(std::max<index_t>(1, z.size())));
+  const scratch_for<B, T> memory(backend, static_cast<std::size_t>(std::max<index_t>(1, z.size())));
   const view<T, 2> from_state{memory.data(), z.extents()};
   linear(backend, p, w.slice(1, d, d), from_state);
   linear(backend, z, w.slice(1, 0, d), gate, {.bias = bias});
-  transform(
-      backend,
-      []<class V>(const V& u, const V& v, const V& zj, const V& pj, const V& gj) {
-        const V g = math::sigmoid(u + v);
-        return std::array<V, 2>{g, pj + g * (zj - pj) + gj * pj};
-      },
-      std::tuple{gate, h_new}, gate, from_state, z, p, gamma);
+  transform(backend, detail::integration{}, std::tuple{gate, h_new}, gate, from_state, z, p, gamma);
 }
 
 /// dz and dp are overwritten; dgamma, dw and db accumulate.
@@ -243,16 +275,10 @@ void integrate_backward(const B& backend, const view<const T, 2>& dh, const view
                            argument{"dw", dw}, argument{"db", db}},
                 std::tuple{argument{"dh", dh}, argument{"z", z}, argument{"p", p},
                            argument{"gamma", gamma}, argument{"w", w}, argument{"gate", gate}});
-  scratch<T> memory(scratch_of(backend), static_cast<std::size_t>(std::max<index_t>(1, z.size())));
+  const scratch_for<B, T> memory(backend, static_cast<std::size_t>(std::max<index_t>(1, z.size())));
   const view<T, 2> du{memory.data(), z.extents()};
-  transform(
-      backend,
-      []<class V>(const V& e, const V& zj, const V& pj, const V& gj, const V& g, const V& old) {
-        const V one = math::constant<V>(1);
-        return std::array<V, 4>{e * (zj - pj) * g * (one - g), e * g, e * (one - g + gj),
-                                old + e * pj};
-      },
-      std::tuple{du, dz, dp, dgamma}, dh, z, p, gamma, gate, dgamma);
+  transform(backend, detail::integration_gradient{}, std::tuple{du, dz, dp, dgamma}, dh, z, p,
+            gamma, gate, dgamma);
   linear_backward(backend, du, z, w.slice(1, 0, d),
                   {.dx = dz,
                    .dw = dw.slice(1, 0, d),

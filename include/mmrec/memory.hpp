@@ -7,6 +7,9 @@
 //   mmrec::arena a;
 //   mmrec::backend::simd cpu{.threads = 0, .memory = &a};
 //   linear_backward(...);  a.capacity();   // the bytes this call needs, and the next one reuses
+//
+// Arrays that outlive a call (a model's parameters, saved activations, states) lie in the memory
+// that their type names: host_memory, or, in a .cu file, device_memory (cuda/memory.cuh).
 #pragma once
 
 #include <algorithm>
@@ -146,5 +149,24 @@ class scratch {
   std::size_t n_;
   T* data_;
 };
+
+/// A memory names its owning array: made of a size (zeros) or of host values, copied like a value,
+/// with data() and size().
+struct host_memory {
+  template <class T>
+  using array = std::vector<T>;
+};
+struct device_memory;  // of the current GPU
+
+/// The values of an array, where the host can read them.
+template <class T>
+const std::vector<T>& on_host(const std::vector<T>& values) {
+  return values;
+}
+/// Puts as many values in the place of those of an array, which keeps its address.
+template <class T>
+void assign(std::vector<T>& to, const std::vector<T>& values) {
+  std::copy(values.begin(), values.end(), to.begin());
+}
 
 }  // namespace mmrec

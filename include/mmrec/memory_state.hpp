@@ -21,6 +21,9 @@
 // Errors: fewer than 16 slots, a level with more slots than the one it is pooled from, shapes, null
 // data, overlap, banks of different sizes.
 //
+// On the GPU views are of device memory, and a state's second template argument is device_memory;
+// sums are in a fixed order, another one than on the CPU.
+//
 //   auto state = memory_state<float>::make(batch, width,
 //                                          initial_bank<float>(slots, width, seed, 0),
 //                                          initial_bank<float>(slots, width, seed, 1));
@@ -31,6 +34,7 @@
 #include <mmrec/check_outputs.hpp>
 #include <mmrec/loops.hpp>
 #include <mmrec/random.hpp>
+#include <mmrec/transform.hpp>
 
 #include <array>
 #include <span>
@@ -58,19 +62,13 @@ inline index_t check_pool(const char* function, index_t from, index_t to) {
 }
 }  // namespace detail
 
-/// next[b, i] = mean of level[b, i * stride .. (i + 1) * stride), stride = slots / next slots.
-template <backend_tag B, element T>
-void hds_pool(const B& backend, const view<const T, 3>& level, const view<T, 3>& next) {
+/// What hds_pool does once its arguments are checked.
+template <loop_backend B, element T>
+void pool_slots(const B& backend, const view<const T, 3>& level, const view<T, 3>& next,
+                index_t stride) {
   using V = lanes_of<B, accumulator_t<T>>;
-  require_built<B>();
-  const index_t stride = detail::check_pool("hds_pool", level.extent(1), next.extent(1)),
-                d = level.extent(2);
-  check_dense("hds_pool", "level", level, level.extents());
-  check_dense("hds_pool", "next", next, {level.extent(0), next.extent(1), d});
-  check_distinct("hds_pool", "next", next);
-  check_disjoint("hds_pool", "next", next, "level", level);
   const V share = math::constant<V>(1.0 / static_cast<double>(stride));
-  const index_t slots = next.extent(1);
+  const index_t slots = next.extent(1), d = level.extent(2);
   for_each_row(backend, level.extent(0) * slots, stride * d, [&](index_t i) {
     const index_t b = i / slots, s = i % slots;
     for_units<V>(d, [&](index_t j, std::size_t live) {
@@ -82,19 +80,26 @@ void hds_pool(const B& backend, const view<const T, 3>& level, const view<T, 3>&
   });
 }
 
-/// dlevel += its share of dnext.
+/// next[b, i] = mean of level[b, i * stride .. (i + 1) * stride), stride = slots / next slots.
 template <backend_tag B, element T>
-void hds_pool_backward(const B& backend, const view<const T, 3>& dnext, const view<T, 3>& dlevel) {
+void hds_pool(const B& backend, const view<const T, 3>& level, const view<T, 3>& next) {
+  require_built<B, primitive::block>();
+  const index_t stride = detail::check_pool("hds_pool", level.extent(1), next.extent(1)),
+                d = level.extent(2);
+  check_dense("hds_pool", "level", level, level.extents());
+  check_dense("hds_pool", "next", next, {level.extent(0), next.extent(1), d});
+  check_distinct("hds_pool", "next", next);
+  check_disjoint("hds_pool", "next", next, "level", level);
+  pool_slots(backend, level, next, stride);
+}
+
+/// What hds_pool_backward does once its arguments are checked.
+template <loop_backend B, element T>
+void pool_slots_backward(const B& backend, const view<const T, 3>& dnext, const view<T, 3>& dlevel,
+                         index_t stride) {
   using V = lanes_of<B, accumulator_t<T>>;
-  require_built<B>();
-  const index_t stride = detail::check_pool("hds_pool_backward", dlevel.extent(1), dnext.extent(1)),
-                d = dlevel.extent(2);
-  check_dense("hds_pool_backward", "dlevel", dlevel, dlevel.extents());
-  check_dense("hds_pool_backward", "dnext", dnext, {dlevel.extent(0), dnext.extent(1), d});
-  check_distinct("hds_pool_backward", "dlevel", dlevel);
-  check_disjoint("hds_pool_backward", "dlevel", dlevel, "dnext", dnext);
   const V share = math::constant<V>(1.0 / static_cast<double>(stride));
-  const index_t slots = dnext.extent(1);
+  const index_t slots = dnext.extent(1), d = dnext.extent(2);
   for_each_row(backend, dlevel.extent(0) * slots, stride * d, [&](index_t i) {
     const index_t b = i / slots, s = i % slots;
     for_units<V>(d, [&](index_t j, std::size_t live) {
@@ -107,6 +112,19 @@ void hds_pool_backward(const B& backend, const view<const T, 3>& dnext, const vi
   });
 }
 
+/// dlevel += its share of dnext.
+template <backend_tag B, element T>
+void hds_pool_backward(const B& backend, const view<const T, 3>& dnext, const view<T, 3>& dlevel) {
+  require_built<B, primitive::block>();
+  const index_t stride = detail::check_pool("hds_pool_backward", dlevel.extent(1), dnext.extent(1)),
+                d = dlevel.extent(2);
+  check_dense("hds_pool_backward", "dlevel", dlevel, dlevel.extents());
+  check_dense("hds_pool_backward", "dnext", dnext, {dlevel.extent(0), dnext.extent(1), d});
+  check_distinct("hds_pool_backward", "dlevel", dlevel);
+  check_disjoint("hds_pool_backward", "dlevel", dlevel, "dnext", dnext);
+  pool_slots_backward(backend, dnext, dlevel, stride);
+}
+
 /// From the slots to the top level through level 1.
 template <backend_tag B, element T>
 void hds_top(const B& backend, const view<const T, 3>& slots, const view<T, 3>& top) {
@@ -116,8 +134,8 @@ void hds_top(const B& backend, const view<const T, 3>& slots, const view<T, 3>& 
   check_dense("hds_top", "top", top, {batch, levels[2], d});
   check_distinct("hds_top", "top", top);
   check_disjoint("hds_top", "top", top, "slots", slots);
-  scratch<T> memory(scratch_of(backend),
-                    static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
+  const scratch_for<B, T> memory(
+      backend, static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
   const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
   hds_pool(backend, slots, middle);
   hds_pool(backend, view<const T, 3>(middle), top);
@@ -132,27 +150,27 @@ void hds_top_backward(const B& backend, const view<const T, 3>& dtop, const view
   check_dense("hds_top_backward", "dtop", dtop, {batch, levels[2], d});
   check_distinct("hds_top_backward", "dslots", dslots);
   check_disjoint("hds_top_backward", "dslots", dslots, "dtop", dtop);
-  scratch<T> memory(scratch_of(backend),
-                    static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
-  std::fill_n(memory.data(), memory.size(), T(0));
+  const scratch_for<B, T> memory(
+      backend, static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
   const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
+  fill(backend, middle, 0);
   hds_pool_backward(backend, dtop, middle);
   hds_pool_backward(backend, view<const T, 3>(middle), dslots);
 }
 
 /// The state of one block for a batch of sequences: plain data, copied like a value, saved like any
-/// array. State is float or double.
-template <class State>
+/// array. State is float or double; Memory is where the arrays lie.
+template <class State, class Memory = host_memory>
 struct memory_state {
+  using array = typename Memory::template array<State>;
   index_t batch = 0, width = 0, slots = 0;
-  index_t tokens = 0;               ///< seen so far, per sequence
-  std::vector<State> hidden;        ///< (batch, D): h after the last token
-  std::vector<State> keys, values;  ///< (batch, slots, D)
-  std::vector<State> sum;           ///< (batch, D): sum of h over the unfinished memory block
-  std::vector<State>
-      recent;  ///< (short slots, D): update::reference only, the batch mean of h by step
+  index_t tokens = 0;  ///< seen so far, per sequence
+  array hidden;        ///< (batch, D): h after the last token
+  array keys, values;  ///< (batch, slots, D)
+  array sum;           ///< (batch, D): sum of h over the unfinished memory block
+  array recent;        ///< (short slots, D): update::reference only, the batch mean of h by step
 
-  /// h = 0 and banks as given, (slots, D), the same for every sequence.
+  /// h = 0 and banks as given, (slots, D), the same for every sequence; the host reads them.
   static memory_state make(index_t batch, index_t width, std::span<const State> keys,
                            std::span<const State> values, index_t short_slots = 0) {
     check_positive("memory_state", "batch", batch);
@@ -163,13 +181,16 @@ struct memory_state {
     memory_state s;
     s.batch = batch, s.width = width, s.slots = static_cast<index_t>(keys.size()) / width;
     hds_slots(s.slots);
-    s.hidden.assign(static_cast<std::size_t>(batch * width), State(0));
-    s.sum = s.hidden;
-    for (index_t b = 0; b < batch; ++b) {
-      s.keys.insert(s.keys.end(), keys.begin(), keys.end());
-      s.values.insert(s.values.end(), values.begin(), values.end());
-    }
-    s.recent.assign(static_cast<std::size_t>(short_slots * width), State(0));
+    s.hidden = s.sum = array(static_cast<std::size_t>(batch * width));
+    const auto repeated = [&](std::span<const State> bank) {
+      std::vector<State> all;
+      all.reserve(static_cast<std::size_t>(batch) * bank.size());
+      for (index_t b = 0; b < batch; ++b) all.insert(all.end(), bank.begin(), bank.end());
+      return array(std::move(all));
+    };
+    s.keys = repeated(keys);
+    s.values = repeated(values);
+    s.recent = array(static_cast<std::size_t>(short_slots * width));
     return s;
   }
 
@@ -177,6 +198,9 @@ struct memory_state {
   view<State, 2> sum_view() { return {sum.data(), {batch, width}}; }
   view<State, 3> keys_view() { return {keys.data(), {batch, slots, width}}; }
   view<State, 3> values_view() { return {values.data(), {batch, slots, width}}; }
+  view<State, 2> recent_view() {
+    return {recent.data(), {static_cast<index_t>(recent.size()) / width, width}};
+  }
 };
 
 /// The initial bank of the MM-Rec model, N(0, 0.02^2), by seed and stream.
@@ -189,41 +213,43 @@ std::vector<State> initial_bank(index_t slots, index_t width, std::uint64_t seed
   return bank;
 }
 
-/// Writes the summary of memory block k into the banks.
-template <class State>
-void write_summary(memory_state<State>& s, write_rule rule, index_t block, index_t block_tokens) {
-  check_positive("write_summary", "block_tokens", block_tokens);
+/// What write_summary does: `sum` becomes the mean, goes to the banks and is cleared.
+template <loop_backend B, class State>
+void write_mean(const B&, const view<State, 3>& keys, const view<State, 3>& values,
+                const view<State, 2>& sum, write_rule rule, index_t block, index_t block_tokens) {
   const auto keep = static_cast<State>(decay_rule_keep);
-  for (index_t b = 0; b < s.batch; ++b) {
-    State* mean = s.sum.data() + b * s.width;
-    for (index_t j = 0; j < s.width; ++j) mean[j] /= static_cast<State>(block_tokens);
-    for (auto* bank : {&s.keys, &s.values}) {
-      State* to = bank->data() + b * s.slots * s.width;
+  const auto [batch, slots, width] = keys.extents();
+  for (index_t b = 0; b < batch; ++b) {
+    State* mean = &sum(b, 0);
+    for (index_t j = 0; j < width; ++j) mean[j] /= static_cast<State>(block_tokens);
+    for (const auto* bank : {&keys, &values}) {
+      State* to = &(*bank)(b, 0, 0);
       if (rule == write_rule::ring) {
-        std::copy_n(mean, s.width, to + block % s.slots * s.width);
+        std::copy_n(mean, width, to + block % slots * width);
       } else {
-        for (index_t m = 0; m < s.slots; ++m, to += s.width)
-          for (index_t j = 0; j < s.width; ++j) to[j] = keep * to[j] + (State(1) - keep) * mean[j];
+        for (index_t m = 0; m < slots; ++m, to += width)
+          for (index_t j = 0; j < width; ++j) to[j] = keep * to[j] + (State(1) - keep) * mean[j];
       }
     }
-    std::fill_n(mean, s.width, State(0));
+    std::fill_n(mean, width, State(0));
   }
 }
 
-/// From the gradients of the banks after write_summary to those before it (in place), and the
-/// gradient of the mean (batch, D), overwritten.
-template <class State>
-void write_summary_backward(const view<State, 3>& dkeys, const view<State, 3>& dvalues,
-                            write_rule rule, index_t block, const view<State, 2>& dmean) {
+/// Writes the summary of memory block k into the banks.
+template <backend_tag B, class State, class Memory>
+void write_summary(const B& backend, memory_state<State, Memory>& s, write_rule rule, index_t block,
+                   index_t block_tokens) {
+  require_built<B, primitive::block>();
+  require_memory<B, Memory>();
+  check_positive("write_summary", "block_tokens", block_tokens);
+  write_mean(backend, s.keys_view(), s.values_view(), s.sum_view(), rule, block, block_tokens);
+}
+
+/// What write_summary_backward does once its arguments are checked.
+template <loop_backend B, class State>
+void write_mean_backward(const B&, const view<State, 3>& dkeys, const view<State, 3>& dvalues,
+                         write_rule rule, index_t block, const view<State, 2>& dmean) {
   const auto [batch, slots, width] = dkeys.extents();
-  const char* function = "write_summary_backward";
-  check_view(function, "dkeys", dkeys, dkeys.extents());
-  check_view(function, "dvalues", dvalues, dkeys.extents());
-  check_view(function, "dmean", dmean, {batch, width});
-  check_outputs(
-      function,
-      std::tuple{argument{"dkeys", dkeys}, argument{"dvalues", dvalues}, argument{"dmean", dmean}},
-      std::tuple{});
   const bool ring = rule == write_rule::ring;
   const auto keep = ring ? State(0) : static_cast<State>(decay_rule_keep);
   const index_t first = ring ? block % slots : 0, last = ring ? first + 1 : slots;
@@ -239,4 +265,26 @@ void write_summary_backward(const view<State, 3>& dkeys, const view<State, 3>& d
   }
 }
 
+/// From the gradients of the banks after write_summary to those before it (in place), and the
+/// gradient of the mean (batch, D), overwritten.
+template <backend_tag B, class State>
+void write_summary_backward(const B& backend, const view<State, 3>& dkeys,
+                            const view<State, 3>& dvalues, write_rule rule, index_t block,
+                            const view<State, 2>& dmean) {
+  require_built<B, primitive::block>();
+  const char* function = "write_summary_backward";
+  check_view(function, "dkeys", dkeys, dkeys.extents());
+  check_view(function, "dvalues", dvalues, dkeys.extents());
+  check_view(function, "dmean", dmean, {dkeys.extent(0), dkeys.extent(2)});
+  check_outputs(
+      function,
+      std::tuple{argument{"dkeys", dkeys}, argument{"dvalues", dvalues}, argument{"dmean", dmean}},
+      std::tuple{});
+  write_mean_backward(backend, dkeys, dvalues, rule, block, dmean);
+}
+
 }  // namespace mmrec
+
+#if defined(__CUDACC__)
+#include <mmrec/cuda/memory_state.cuh>
+#endif

@@ -21,12 +21,23 @@
 //   auto state = m.initial_state(batch);
 //   double loss = pass.forward(backend::simd{}, m, ids, targets, state);
 //   pass.backward(backend::simd{}, m, ids, gradients);               // adds to the flat array
+//
+// On the GPU the model, its states and its passes lie in device memory, by their second template
+// argument, and so do ids, targets and gradients (the span is of device memory). No call waits but
+// the one that returns the loss. The host does not look at ids and targets: the loss of a wrong one
+// is NaN (embedding.hpp, loss.hpp). A captured step must begin its sequences anew (block.hpp).
+//
+//   model<float, device_memory> m(config);
+//   model_pass<float, device_memory> pass(config, batch, time);
+//   m.restart(backend::cuda{stream}, state, batch);
+//   pass.forward(backend::cuda{stream}, m, ids, targets, state, loss, true);
+//   pass.backward(backend::cuda{stream}, m, ids, gradients);
 #pragma once
 
-#include <mmrec/block.hpp>
 #include <mmrec/check_outputs.hpp>
 #include <mmrec/embedding.hpp>
 #include <mmrec/loss.hpp>
+#include <mmrec/model_parameters.hpp>
 
 #include <span>
 #include <string>
@@ -34,168 +45,11 @@
 
 namespace mmrec {
 
-struct model_config {
-  index_t vocabulary = 256;
-  index_t layers = 4;
-  block_config block{};
-  bool scaled_residual =
-      false;  ///< initialisation: weights that write to the residual sum times 1/sqrt(2 layers)
-  bool slow_decay = false;  ///< initialisation: the decay's last bias evenly from -1 to 5, memories
-                            ///< of one to a hundred steps
-  std::uint64_t bank_seed =
-      1;  ///< the initial banks are N(0, 0.02^2) by this seed, the same at every evaluation
-};
-
-inline void check_config(const char* function, const model_config& c) {
-  check_positive(function, "vocabulary", c.vocabulary);
-  check_positive(function, "layers", c.layers);
-  check_config(function, c.block);
-}
-
-/// Named parts of the flat array: embedding.weight, blocks.i.*, norm.weight.
-inline std::vector<parameter> model_layout(const model_config& c) {
-  std::vector<parameter> parts{{"embedding.weight", {c.vocabulary, c.block.width}, 0}};
-  index_t offset = parts[0].size();
-  for (index_t i = 0; i < c.layers; ++i) {
-    for (auto part : block_layout(c.block)) {
-      part.name = "blocks." + std::to_string(i) + "." + part.name;
-      part.offset += offset;
-      parts.push_back(std::move(part));
-    }
-    offset += block_size(c.block);
-  }
-  parts.push_back({"norm.weight", {c.block.width}, offset});
-  return parts;
-}
-
-/// What the model remembers of a batch of sequences: one memory per block.
-template <class State>
-struct model_state {
-  std::vector<memory_state<State>> blocks;
-};
-
-template <element T>
-class model {
- public:
-  using State = accumulator_t<T>;
-
-  explicit model(const model_config& c) : config_(c) {
-    check_config("model", c);
-    layout_ = model_layout(c);
-    parameters_.resize(static_cast<std::size_t>(layout_.back().offset + layout_.back().size()));
-    for (index_t i = 0; i < c.layers; ++i)
-      for (std::uint64_t which : {0u, 1u})
-        banks_.push_back(initial_bank<State>(c.block.slots, c.block.width, c.bank_seed,
-                                             2 * static_cast<std::uint64_t>(i) + which));
-  }
-
-  const model_config& config() const { return config_; }
-  const std::vector<parameter>& layout() const { return layout_; }
-  std::vector<T>& parameters() { return parameters_; }
-  const std::vector<T>& parameters() const { return parameters_; }
-  /// Key (0) or value (1) slots of block i at the start of a sequence, (slots, D).
-  std::vector<State>& bank(index_t i, index_t which) {
-    return banks_[static_cast<std::size_t>(2 * i + which)];
-  }
-
-  /// Weights and biases U(+-1/sqrt(fan_in)), norms 1, embedding U(+-1/sqrt(D)); the same on every
-  /// machine.
-  void initialise(std::uint64_t seed) {
-    for (std::size_t k = 0; k < layout_.size(); ++k) {
-      const auto& part = layout_[k];
-      const bool norm = part.name.find("norm") != std::string::npos;
-      // A bias follows its weight (the four of qkvz their four weights); all of them have fan-in
-      // shape[1].
-      index_t fan_in = config_.block.width;
-      if (part.shape.size() == 2)
-        fan_in = part.shape[1];
-      else if (!norm)
-        fan_in = weight_of(k).shape[1];
-      double bound = 1 / std::sqrt(static_cast<double>(fan_in));
-      if (config_.scaled_residual && writes_residual(part.name))
-        bound /= std::sqrt(2.0 * static_cast<double>(config_.layers));
-      for (index_t i = 0; i < part.size(); ++i) {
-        const double u = random_uniform(seed, k, static_cast<std::uint64_t>(i));
-        store_element(&parameters_[static_cast<std::size_t>(part.offset + i)],
-                      static_cast<State>(norm ? 1.0 : bound * (2 * u - 1)));
-      }
-      const bool last_of_decay =
-          part.name.ends_with("mdi.W_gamma.2.bias") || part.name.ends_with("W_gamma_up.bias");
-      if (config_.slow_decay && last_of_decay)
-        for (index_t i = 0; i < part.size(); ++i)
-          store_element(&parameters_[static_cast<std::size_t>(part.offset + i)],
-                        static_cast<State>(-1 + 6 * (static_cast<double>(i) + 0.5) /
-                                                    static_cast<double>(part.size())));
-    }
-  }
-
-  model_state<State> initial_state(index_t batch) const {
-    model_state<State> s;
-    for (std::size_t i = 0; i < banks_.size(); i += 2)
-      s.blocks.push_back(memory_state<State>::make(batch, config_.block.width, banks_[i],
-                                                   banks_[i + 1], config_.block.short_slots));
-    return s;
-  }
-
-  /// The same in place: sequences that begin anew write their memory, but allocate none.
-  template <backend_tag B>
-  void restart(const B& backend, model_state<State>& s, index_t batch) const {
-    if (s.blocks.size() != static_cast<std::size_t>(config_.layers) || s.blocks[0].batch != batch) {
-      s = initial_state(batch);
-      return;
-    }
-    const index_t slots = config_.block.slots, d = config_.block.width;
-    for (const auto& memory : s.blocks)
-      detail::check_state("restart", config_.block, memory, batch, 0);
-    for (std::size_t i = 0; i < s.blocks.size(); ++i) {
-      auto& memory = s.blocks[i];
-      memory.tokens = 0;
-      for (auto* part : {&memory.hidden, &memory.sum, &memory.recent})
-        std::fill(part->begin(), part->end(), State(0));
-      const auto bank = [&](std::size_t which) {  // the same for every sequence
-        return view<const State, 3>(banks_[2 * i + which].data(), {batch, slots, d}, {0, d, 1});
-      };
-      transform(
-          backend, []<class V>(const V& k, const V& v) { return std::array<V, 2>{k, v}; },
-          std::tuple{memory.keys_view(), memory.values_view()}, bank(0), bank(1));
-    }
-  }
-
-  template <class U>  // T* or const T*
-  block_parameters<U> block(U* base, index_t i) const {
-    return {config_.block,
-            base + config_.vocabulary * config_.block.width + i * block_size(config_.block)};
-  }
-  template <class U>
-  view<U, 2> table(U* base) const {
-    return {base, {config_.vocabulary, config_.block.width}};
-  }
-  template <class U>
-  view<U, 1> final_norm(U* base) const {
-    return {base + layout_.back().offset, {config_.block.width}};
-  }
-
- private:
-  static bool writes_residual(const std::string& name) {
-    return name.ends_with("ffn.3.weight") || name.ends_with("multi_mem_attention.W_o.weight") ||
-           name.ends_with("W_out.weight");
-  }
-  const parameter& weight_of(std::size_t bias) const {
-    const std::string stem =
-        layout_[bias].name.substr(0, layout_[bias].name.size() - std::string("bias").size());
-    for (const auto& part : layout_)
-      if (part.name == stem + "weight") return part;
-    throw error("model", "layout", "a weight for every bias", layout_[bias].name);
-  }
-
-  model_config config_;
-  std::vector<parameter> layout_;
-  std::vector<T> parameters_;
-  std::vector<std::vector<State>> banks_;
-};
-
-template <element T>
+template <element T, class Memory = host_memory>
 class model_pass {
+  template <class Value>
+  using array = typename Memory::template array<Value>;
+
  public:
   using State = accumulator_t<T>;
 
@@ -204,9 +58,9 @@ class model_pass {
     check_config("model_pass", c);
     for (index_t i = 0; i < c.layers; ++i) blocks_.emplace_back(c.block, batch, time);
     const index_t tokens = batch * time;
-    x_.resize(static_cast<std::size_t>((c.layers + 1) * tokens * d_));
-    normed_.resize(static_cast<std::size_t>(tokens * d_));
-    logits_.resize(static_cast<std::size_t>(tokens * v_));
+    x_ = array<T>(static_cast<std::size_t>((c.layers + 1) * tokens * d_));
+    normed_ = array<T>(static_cast<std::size_t>(tokens * d_));
+    logits_ = array<T>(static_cast<std::size_t>(tokens * v_));
   }
 
   index_t batch() const { return batch_; }
@@ -218,9 +72,11 @@ class model_pass {
 
   /// Logits only. Advances the state.
   template <backend_tag B, std::integral Id>
-  void forward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
-               model_state<State>& state, const block_dropout& drop = {}) {
-    check("model_pass::forward", m, ids);
+  void forward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
+               model_state<State, Memory>& state, const block_dropout& drop = {}) {
+    require_built<B, primitive::block>();
+    require_memory<B, Memory>();
+    check<B>("model_pass::forward", m, ids);
     check_state("model_pass::forward", m, state);
     const auto& c = m.config();
     const T* w = m.parameters().data();
@@ -239,31 +95,48 @@ class model_pass {
     linear(backend, normed(), m.table(w), flat_logits());
   }
 
-  /// Loss; with `for_backward` the logits become its gradient times `scale`.
+  /// Writes the loss to loss(0), in the backend's memory; with `for_backward` the logits become its
+  /// gradient times `scale`.
   template <backend_tag B, std::integral Id>
-  double forward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
-                 const view<const Id, 2>& targets, model_state<State>& state,
-                 bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
+  void forward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
+               const view<const Id, 2>& targets, model_state<State, Memory>& state,
+               const view<double, 1>& loss, bool for_backward = false, double scale = 1,
+               const block_dropout& drop = {}) {
     const char* function = "model_pass::forward";
+    check_view(function, "loss", loss, {1});
     check_tokens(function, "targets", targets);
-    check_targets(function, flat(targets), v_, -100);
+    if constexpr (loop_backend<B>) check_targets(function, flat(targets), v_, -100);
     forward(backend, m, ids, state, drop);
-    return cross_entropy(backend, flat_logits(), flat(targets),
-                         {.dlogits = for_backward ? flat_logits() : view<T, 2>{}, .scale = scale});
+    cross_entropy(backend, flat_logits(), flat(targets), loss,
+                  {.dlogits = for_backward ? flat_logits() : view<T, 2>{}, .scale = scale});
+  }
+
+  /// Returns the loss; backend::cuda waits for it.
+  template <backend_tag B, std::integral Id>
+  double forward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
+                 const view<const Id, 2>& targets, model_state<State, Memory>& state,
+                 bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
+    return value_of(backend, "model_pass::forward", [&](double* loss) {
+      forward(backend, m, ids, targets, state, view<double, 1>{loss, {1}}, for_backward, scale,
+              drop);
+    });
   }
 
   /// Adds the gradients of the last forward to `gradients`, a flat array of the parameters' layout.
   /// `dbanks`, if not empty, receives the gradients of every block's banks.
   template <backend_tag B, std::integral Id>
-  void backward(const B& backend, const model<T>& m, const view<const Id, 2>& ids,
+  void backward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
                 std::span<T> gradients, std::span<const bank_gradients<State>> dbanks = {}) {
+    require_built<B, primitive::block>();
+    require_memory<B, Memory>();
     const char* function = "model_pass::backward";
-    check(function, m, ids);
+    check<B>(function, m, ids);
     const auto& c = m.config();
     const auto size = static_cast<index_t>(m.parameters().size());
     const auto all = as_view(gradients);
     check_view(function, "gradients", all, {size});
-    check_disjoint(function, "gradients", all, "parameters", as_view(m.parameters()));
+    check_disjoint(function, "gradients", all, "parameters",
+                   view<const T, 1>{m.parameters().data(), {size}});
     check_disjoint(function, "gradients", all, "ids", ids);
     check_banks(function, c, dbanks);
     if (batch_ * time_ == 0) {
@@ -275,7 +148,7 @@ class model_pass {
     }
     const T* w = m.parameters().data();
     T* g = gradients.data();
-    scratch<T> space(scratch_of(backend), static_cast<std::size_t>(2 * batch_ * time_ * d_));
+    const scratch_for<B, T> space(backend, static_cast<std::size_t>(2 * batch_ * time_ * d_));
     view<T, 3> dx{space.data(), {batch_, time_, d_}},
         dnext{space.data() + batch_ * time_ * d_, {batch_, time_, d_}};
     linear_backward(
@@ -303,16 +176,17 @@ class model_pass {
     if (v.size() > 1 && (v.stride(1) != 1 || (batch_ > 1 && v.stride(0) != time_)))
       throw error(function, argument, "a row-major array", "strides " + to_string(v.strides()));
   }
-  template <std::integral Id>
-  void check(const char* function, const model<T>& m, const view<const Id, 2>& ids) const {
+  template <class B, std::integral Id>
+  void check(const char* function, const model<T, Memory>& m, const view<const Id, 2>& ids) const {
     if (m.config().block.width != d_ || m.config().vocabulary != v_ ||
         m.config().layers != static_cast<index_t>(blocks_.size()))
       throw error(function, "model", "the configuration this pass was made for", "another");
     blocks_[0].check(function, m.config().block);
     check_tokens(function, "ids", ids);
-    check_ids(function, "ids", flat(ids), v_);
+    if constexpr (loop_backend<B>) check_ids(function, "ids", flat(ids), v_);
   }
-  void check_state(const char* function, const model<T>& m, const model_state<State>& state) const {
+  void check_state(const char* function, const model<T, Memory>& m,
+                   const model_state<State, Memory>& state) const {
     if (state.blocks.size() != blocks_.size())
       throw error(function, "state", std::to_string(blocks_.size()) + " blocks",
                   std::to_string(state.blocks.size()));
@@ -345,8 +219,8 @@ class model_pass {
   view<T, 2> flat_logits() { return {logits_.data(), {batch_ * time_, v_}}; }
 
   index_t batch_, time_, d_, v_;
-  std::vector<block_activations<T>> blocks_;
-  std::vector<T> x_, normed_, logits_;
+  std::vector<block_activations<T, Memory>> blocks_;
+  array<T> x_, normed_, logits_;
   recurrence_report report_{};
 };
 

@@ -132,7 +132,7 @@ void compare_block_decode_files() {
     for (index_t t = 0; t < time; ++t) {
       // A pass wants its rows one stride apart, which a column of tokens is not.
       auto token = dense<T>::unwritten({batch, 1, x.width()});
-      const auto copy = [](const auto& v) { return v; };
+      const same_value copy;
       transform(TestType::backend(), copy, token.cube(), x.cube().slice(1, t, 1));
       const dense<T> step = module.forward(token.cube(), state);
       transform(TestType::backend(), copy, y.cube().slice(1, t, 1), step.cube());

@@ -100,9 +100,7 @@ void compare_model_files() {
         model_pass<T> work(c, batch, count);
         auto before = state;
         work.forward(backend, m, x, before);
-        transform(
-            backend, [](const auto& v) { return v; }, logits.cube().slice(1, from, count),
-            work.logits());
+        transform(backend, same_value{}, logits.cube().slice(1, from, count), work.logits());
         // The loss is the mean over all tokens; a piece has its share of them.
         const double share = static_cast<double>(count) / static_cast<double>(time);
         loss += share * work.forward(backend, m, x, t, state, true, share);

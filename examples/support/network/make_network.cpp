@@ -17,8 +17,11 @@ std::unique_ptr<network> make_network(const network_options& options) {
   require_backend(options.backend);
   check_positive("make_network", "batch", options.batch);
   check_positive("make_network", "time", options.time);
-  return options.backend == "reference" ? make<backend::reference>(options)
-                                        : make<backend::simd>(options);
+  if (options.backend == "reference") return make<backend::reference>(options);
+#if defined(MMREC_EXAMPLES_CUDA)
+  if (options.backend == "cuda") return make<backend::cuda>(options);
+#endif
+  return make<backend::simd>(options);
 }
 
 }  // namespace mmrec::examples

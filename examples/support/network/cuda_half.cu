@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../network_of.hpp"
+
+#include <Eigen/Core>
+
+template std::unique_ptr<mmrec::examples::network>
+mmrec::examples::make_network_of<mmrec::backend::cuda, Eigen::half>(const network_options&);
