@@ -130,7 +130,8 @@ struct incoming {
   }
 };
 
-template <class Steps, int Tiles>
+/// Multiplies `Tiles` row tiles at a time. Resident: the weights are in shared memory.
+template <class Steps, int Tiles, bool Resident>
 __global__ void __launch_bounds__(walk_threads, 1)
     walk_kernel(const __grid_constant__ Steps steps, const __grid_constant__ walk_plan plan,
                 step_range range, const step_range* decided, const typename Steps::Acc* packed) {
@@ -147,14 +148,17 @@ __global__ void __launch_bounds__(walk_threads, 1)
   const index_t words = tile_words<Acc>(plan.packs);
   const int row_tiles = static_cast<int>(plan.rows) / fragment_columns;
   Acc* const shared = reinterpret_cast<Acc*>(mmrec_shared);
-  Acc* const sums = shared + (plan.resident ? plan.tiles * words : 0);
+  Acc* const sums = shared + (Resident ? plan.tiles * words : 0);
   const index_t sums_of_warp = index_t(plan.tiles) * row_tiles * tile_sums;
   Acc* const kept = sums + 2 * walk_warps * sums_of_warp;
-  const Acc* weights = shared;
-  if (plan.resident)
+  if constexpr (Resident)
     gather_weights(steps, first_tile, plan.tiles, plan.packs, shared, thread, walk_threads);
-  else
-    weights = packed + first_tile * words;
+  // Pack k of a row tile, for this lane: of its upper row, and one warp further of its lower row.
+  // The access is one instruction of a type of its own.
+  const auto weights = [&](int tile, index_t at) {
+    const Acc* const from = (Resident ? shared : packed + first_tile * words) + tile * words;
+    return std::bit_cast<pack<Acc>>(reinterpret_cast<const uint4*>(from)[at]);
+  };
 
   // This thread's units of rows: the same ones in every round.
   const int units = plan.tiles * Steps::units, items = units * static_cast<int>(plan.rows);
@@ -203,10 +207,9 @@ __global__ void __launch_bounds__(walk_threads, 1)
             if (q + k < end) {
 #pragma unroll
               for (int tile = 0; tile < Tiles; ++tile) {
-                const auto* const a =
-                    reinterpret_cast<const pack<Acc>*>(weights + (tile0 + tile) * words) +
-                    (q + k) * 2 * warp + thread % warp;
-                multiply_fragments<narrow_weights>(sum[tile], a[0], a[warp], now.of[k]);
+                const index_t at = (q + k) * 2 * warp + thread % warp;
+                multiply_fragments<narrow_weights>(sum[tile], weights(tile0 + tile, at),
+                                                   weights(tile0 + tile, at + warp), now.of[k]);
               }
             }
           q += packs_at_once;
@@ -271,7 +274,9 @@ void enqueue_walk(const backend::cuda& on, const char* function, const Steps& al
     launch(on, function,
            {std::min<index_t>(4096, (words + walk_threads - 1) / walk_threads), walk_threads, 0},
            pack_weights_kernel<Steps>, all, tiles, plan.packs, packed);
-  const auto kernel = plan.tiles % 2 == 0 ? walk_kernel<Steps, 2> : walk_kernel<Steps, 1>;
+  const auto kernel = !plan.resident        ? walk_kernel<Steps, 1, false>
+                      : plan.tiles % 2 == 0 ? walk_kernel<Steps, 2, true>
+                                            : walk_kernel<Steps, 1, true>;
   for (index_t b = 0; b < all.r.batch; b += plan.rows_together())
     launch(on, function, {plan.blocks(), walk_threads, plan.shared_bytes, /*cooperative=*/true},
            kernel, all.rows(b, plan.rows_together()), plan, range, decided,
