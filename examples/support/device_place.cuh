@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// host_place.hpp for arrays in the memory of the GPU, with a stream of its own. Work that repeats is
-// captured in a CUDA graph the second time, when all scratch and library state is there.
+// host_place.hpp for arrays in the memory of the GPU, with a stream of its own. Work that repeats
+// is captured in a CUDA graph the second time, when all scratch and library state is there.
 #pragma once
 
 #include <mmrec/cuda/memory.cuh>

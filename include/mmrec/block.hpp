@@ -21,9 +21,9 @@
 //   block_backward(backend::simd{}, config, weights, x, dy, saved, gradients, dx);
 //
 // On the GPU all arrays are device memory, those of the state and the activations too: their second
-// template argument is device_memory. No pass waits for the device. Where a pass cuts time and which
-// slots it writes follows from the state's position, which is the host's: a captured graph repeats
-// the pass from the position it was captured at, so sequences must begin anew in it.
+// template argument is device_memory. No pass waits for the device. Where a pass cuts time, and
+// which slots it writes, follows from the state's position, which the host keeps: a captured graph
+// repeats the pass from the position it was captured at, so sequences must begin anew in it.
 //
 //   memory_state<float, device_memory> state = ...;
 //   block_activations<float, device_memory> saved(config, batch, time);

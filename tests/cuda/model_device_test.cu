@@ -75,9 +75,9 @@ struct training {
         for (const float v : on_host(*part)) all.push_back(static_cast<double>(v));
     return all;
   }
-  void poison() {
-    gradients = device_array<float>(std::vector<float>(gradients.size(), std::nanf("")));
-    loss = device_array<double>(std::vector<double>{std::nan("")});
+  void poison() {  // in place: a graph knows the addresses
+    assign(gradients, std::vector<float>(gradients.size(), std::nanf("")));
+    assign(loss, std::vector<double>{std::nan("")});
   }
 };
 
