@@ -115,8 +115,8 @@ TEMPLATE_TEST_CASE("linear: cuBLASLt has a kernel for every dense product", "[co
     CHECK(product(vy, vw, vx));
     CHECK(product(vy.permuted({1, 0}), vx, vw));
     CHECK(product(vw, vx.permuted({1, 0}), vy.permuted({1, 0})));
-    // The bias epilogue, which cuBLASLt has not for double.
-    if (!std::same_as<TestType, double>)
+    // The bias epilogue, which cuBLASLt has not for double, where it is used.
+    if (!std::same_as<TestType, double> && cuda::detail::bias_epilogue_is_right(vy, vy.stride(0)))
       CHECK(cuda::detail::blas_product<S, S>(backend::cuda{}, "linear", vx, vw.permuted({1, 0}), vy,
                                              false, CUBLASLT_EPILOGUE_BIAS, vw.data_handle()));
   }
