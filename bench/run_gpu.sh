@@ -18,12 +18,12 @@ nvidia-smi --query-gpu=name,driver_version,clocks.max.mem,clocks.max.sm --format
 for bench in "${benches[@]}"; do
   "build-cuda/bench/${bench}_gpu_float" | tee "$out/${bench}_gpu.jsonl"
   "build-cuda/bench/${bench}_gpu_bfloat16" | tee -a "$out/${bench}_gpu.jsonl"
-  if [ ! -e "bench/torch_${bench}_gpu.py" ]; then
-    continue
-  elif python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-    python3 "bench/torch_${bench}_gpu.py" | tee -a "$out/${bench}_gpu.jsonl"
-  else
-    echo "PyTorch with CUDA is not installed: no peers in the table."
+  if [ -e "bench/torch_${bench}_gpu.py" ]; then
+    if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+      python3 "bench/torch_${bench}_gpu.py" | tee -a "$out/${bench}_gpu.jsonl"
+    else
+      echo "PyTorch with CUDA is not installed: no peers in the table."
+    fi
   fi
-  python3 "bench/${bench}_gpu_table.py" "$out/${bench}_gpu.jsonl" | tee "$out/${bench}_gpu.md"
+  python3 bench/gpu_tables.py "$out/${bench}_gpu.jsonl" | tee "$out/${bench}_gpu.md"
 done

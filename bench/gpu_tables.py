@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What the *_gpu benchmarks and their torch_*_gpu.py peers wrote, as Markdown: gpu_tables.py <file>"""
+import json
+import sys
+
+
+def table(head, lines):
+    if lines:
+        print("| " + " | ".join(head) + " |")
+        print("|" + "---|" * len(head))
+        for line in lines:
+            print("| " + " | ".join(line) + " |")
+        print()
+
+
+def number(row, key, form="{:.4f}"):
+    return form.format(row[key]) if row and row.get(key) is not None else "-"
+
+
+def case(row):
+    keys = ("op", "element", "configuration", "batch", "time", "channel", "rows", "inputs", "outputs")
+    return tuple(row.get(key) for key in keys)
+
+
+def shape(row):
+    if "configuration" in row:
+        return f"configuration {row['configuration']}"
+    keys = ("batch", "time", "channel", "rows", "inputs", "outputs", "width", "detail")
+    return ", ".join(str(row[key]) for key in keys if key in row)
+
+
+def main():
+    with open(sys.argv[1]) as file:
+        rows = [json.loads(line) for line in file if line.startswith("{")]
+    peers = {(case(row), row.get("how")): row for row in rows if "peer" in row}
+    ours = [row for row in rows if "op" in row and "peer" not in row]
+    for row in rows:
+        if "device" in row:
+            print(f"{row['device']}, {row['multiprocessors']} multiprocessors\n")
+            break
+
+    memory = [row for row in ours if "copy_ms" in row]
+    table(["call", "element", "shape", "layout", "ms", "of copy", "GB/s", "torch ms"],
+          [[row["op"], row["element"], shape(row), row.get("layout", "-").replace("_", "-"),
+            number(row, "ms"), number(row, "fraction", "{:.2f}"), number(row, "gb_per_s", "{:.0f}"),
+            number(peers.get((case(row), None)), "ms")] for row in memory])
+
+    hows = [how for how in ("eager", "compile", "_addmm_activation")
+            if any(key[1] == how for key in peers)]
+    products = [row for row in ours if "product_ms" in row]
+    table(["call", "element", "shape", "ms", "of products", "TFLOP/s", "graph ms",
+           "of products' graph"] + [f"torch {how} ms, graph ms" for how in hows],
+          [[row["op"], row["element"], shape(row), number(row, "ms"),
+            number(row, "fraction", "{:.2f}"), number(row, "tflop_per_s", "{:.1f}"),
+            number(row, "graph_ms"), number(row, "graph_fraction", "{:.2f}")] +
+           [", ".join(number(peers.get((case(row), how)), key) for key in ("ms", "graph_ms"))
+            for how in hows] for row in products])
+
+    table(["pass", "element", "batch, time, D", "solver", "ms", "ns per step", "sweeps"],
+          [[row["op"], row["element"], shape(row),
+            row["solver"] + (" (automatic)" if row["automatic"] else ""), number(row, "ms"),
+            number(row, "ns_per_step", "{:.0f}"), str(row["sweeps"])]
+           for row in ours if "solver" in row])
+
+
+if __name__ == "__main__":
+    main()
