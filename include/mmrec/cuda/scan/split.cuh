@@ -23,7 +23,7 @@
 
 namespace mmrec::cuda::detail {
 
-inline constexpr index_t window = 16;  // pieces, and windows of a long one
+inline constexpr index_t window_pieces = 16;  // and windows of a long one
 
 template <class P>
 using piece_block = block_sweep<P, held<P::NI>, held<P::NI>>;
@@ -79,8 +79,8 @@ struct board {
   index_t pieces, groups;
 
   static __host__ __device__ index_t count(kind k, index_t pieces) {
-    return k == window_summary ? pieces / window
-           : k == long_entry   ? pieces / (window * window)
+    return k == window_summary ? pieces / window_pieces
+           : k == long_entry   ? pieces / (window_pieces * window_pieces)
                                : pieces;
   }
   static __host__ __device__ index_t size(kind k) {
@@ -237,21 +237,22 @@ struct piece_sweep : piece_block<P> {
       all.write(on_board::piece_summary, number, group, own::sum_of(sum), lane);
     }
     if (number == 0) return;
-    const index_t long_window = (number - 1) / (window * window);
-    const index_t first = long_window * window, windows = number / window;
-    const run_of runs[2] = {
-        {on_board::window_summary, first, int(windows - first), window},
-        {on_board::piece_summary, windows * window, int(number - windows * window), 1}};
+    const index_t long_window = (number - 1) / (window_pieces * window_pieces);
+    const index_t first = long_window * window_pieces, windows = number / window_pieces;
+    const run_of runs[2] = {{on_board::window_summary, first, int(windows - first), window_pieces},
+                            {on_board::piece_summary, windows * window_pieces,
+                             int(number - windows * window_pieces), 1}};
     for (int r = 0; r < 2; ++r) gather(runs[r], 1 + r);
     __syncthreads();
     if (me > 0) return;
 
-    if (number % window == window - 1) publish_window(runs[1], windows);
+    if (number % window_pieces == window_pieces - 1) publish_window(runs[1], windows);
     if (long_window > 0)
       entry = all.template read_one<carry_type>(on_board::long_entry, long_window - 1, group, lane);
     follow(runs, entry);
-    if (number % (window * window) == 0)
-      all.write(on_board::long_entry, number / (window * window) - 1, group, entry, lane);
+    if (number % (window_pieces * window_pieces) == 0)
+      all.write(on_board::long_entry, number / (window_pieces * window_pieces) - 1, group, entry,
+                lane);
   }
 
   /// This warp's part of a run as one summary.
