@@ -25,12 +25,13 @@
 namespace mmrec {
 namespace cuda {
 
-/// The rule behind solver::automatic: estimates in microseconds. First guesses, to be measured.
+/// The rule behind solver::automatic, in microseconds as an H200 took them in float
+/// (bench/results/gpu/recurrence.md).
 struct recurrence_tuning {
-  double step = 1.1;                ///< of the walk: one exchange, and the block's own latencies
-  double step_per_megaflop = 0.02;  ///< of a step's products
-  double sweeps = 9, sweep = 8;     ///< how many a contracting system takes; barriers of one
-  double sweep_per_megaflop = 0.06;
+  double step = 2.8;                ///< of the walk: one exchange, and the block's own latencies
+  double step_per_megaflop = 0.07;  ///< of a step's products
+  double sweeps = 10, sweep = 55;  ///< how many a contracting system takes; what one costs a window
+  double sweep_per_megaflop = 0.09;
 
   enum solver pick(index_t batch, index_t time, index_t d, index_t window) const {
     const double flops = 4e-6 * static_cast<double>(batch) * static_cast<double>(d * d),
