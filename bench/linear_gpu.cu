@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "gpu_timing.hpp"
+
 #if !defined(MMREC_BENCH_ELEMENT)
 #define MMREC_BENCH_ELEMENT float
 #endif
@@ -29,12 +31,6 @@ namespace {
 using T = MMREC_BENCH_ELEMENT;
 using relu = activation::relu;
 using S = cuda::stored<T>;
-
-void require(cudaError_t code) {
-  if (code == cudaSuccess) return;
-  std::fprintf(stderr, "error: %s\n", cudaGetErrorString(code));
-  std::exit(1);
-}
 
 __global__ void randomize(T* p, index_t n, float size, unsigned seed) {
   for (index_t i = index_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
@@ -68,27 +64,6 @@ cudaStream_t stream() {
   return s;
 }
 
-class timer {
- public:
-  timer() {
-    require(cudaEventCreate(&from_));
-    require(cudaEventCreate(&to_));
-  }
-  // Milliseconds of one call, the mean of a few that take a while together.
-  double operator()(const std::function<void()>& f, int repeats) {
-    require(cudaEventRecord(from_, stream()));
-    for (int i = 0; i < repeats; ++i) f();
-    require(cudaEventRecord(to_, stream()));
-    require(cudaEventSynchronize(to_));
-    float ms = 0;
-    require(cudaEventElapsedTime(&ms, from_, to_));
-    return static_cast<double>(ms) / repeats;
-  }
-
- private:
-  cudaEvent_t from_, to_;
-};
-
 // The same calls, replayed.
 class graph {
  public:
@@ -111,14 +86,9 @@ class graph {
   cudaGraphExec_t executable_;
 };
 
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
-
 struct bench {
   int rounds = 20;
-  timer time;
+  timer time{stream()};
 
   struct pair {
     double ms, base_ms, fraction;
@@ -161,9 +131,8 @@ struct bench {
                g = ag.matrix(rows, outputs), y = ay.matrix(rows, outputs),
                dx = adx.matrix(rows, inputs), dw = adw.matrix(outputs, inputs);
     const auto product = [&](const view<T, 2>& a, const view<T, 2>& b, const view<T, 2>& d) {
-      cuda::detail::multiply<S, S>(on, "product", cuda::stored_view(a),
-                                   cuda::stored_view(b), cuda::stored_view(d),
-                                   false);
+      cuda::detail::multiply<S, S>(on, "product", cuda::stored_view(a), cuda::stored_view(b),
+                                   cuda::stored_view(d), false);
     };
     const auto head = [&](const char* op) {
       return "\"op\": \"" + std::string(op) + "\", \"element\": \"" + element +
@@ -240,9 +209,8 @@ struct bench {
     };
     const auto products = [&](bool backward) {
       const auto product = [&](const view<T, 2>& a, const view<T, 2>& f, const view<T, 2>& d) {
-        cuda::detail::multiply<S, S>(on, "product", cuda::stored_view(a),
-                                     cuda::stored_view(f), cuda::stored_view(d),
-                                     false);
+        cuda::detail::multiply<S, S>(on, "product", cuda::stored_view(a), cuda::stored_view(f),
+                                     cuda::stored_view(d), false);
       };
       for (std::size_t i = 0; i < n; ++i)
         product(state(y, i), weight(w, i).permuted({1, 0}), state(y, i + 1));

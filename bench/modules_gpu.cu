@@ -20,6 +20,8 @@
 #include <functional>
 #include <vector>
 
+#include "gpu_timing.hpp"
+
 #if !defined(MMREC_BENCH_ELEMENT)
 #define MMREC_BENCH_ELEMENT float
 #endif
@@ -30,12 +32,6 @@ using mmrec::view;
 namespace {
 
 using T = MMREC_BENCH_ELEMENT;
-
-void require(cudaError_t code) {
-  if (code == cudaSuccess) return;
-  std::fprintf(stderr, "error: %s\n", cudaGetErrorString(code));
-  std::exit(1);
-}
 
 __device__ std::uint64_t mixed(std::uint64_t x) {
   x *= 0x9e3779b97f4a7c15u;
@@ -81,32 +77,6 @@ struct random_ids : device_array<std::int64_t> {
   }
   view<const std::int64_t, 1> all() const { return {get(), {size()}}; }
 };
-
-class timer {
- public:
-  timer() {
-    require(cudaEventCreate(&from_));
-    require(cudaEventCreate(&to_));
-  }
-  // Milliseconds of one call, the mean of a few that take a while together.
-  double operator()(const std::function<void()>& f, int repeats) {
-    require(cudaEventRecord(from_));
-    for (int i = 0; i < repeats; ++i) f();
-    require(cudaEventRecord(to_));
-    require(cudaEventSynchronize(to_));
-    float ms = 0;
-    require(cudaEventElapsedTime(&ms, from_, to_));
-    return static_cast<double>(ms) / repeats;
-  }
-
- private:
-  cudaEvent_t from_, to_;
-};
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
 
 struct bench {
   int rounds = 20;

@@ -19,6 +19,8 @@
 #include <functional>
 #include <vector>
 
+#include "gpu_timing.hpp"
+
 #if !defined(MMREC_BENCH_ELEMENT)
 #define MMREC_BENCH_ELEMENT float
 #endif
@@ -29,12 +31,6 @@ namespace {
 
 using T = MMREC_BENCH_ELEMENT;
 using Acc = accumulator_t<T>;
-
-void require(cudaError_t code) {
-  if (code == cudaSuccess) return;
-  std::fprintf(stderr, "error: %s\n", cudaGetErrorString(code));
-  std::exit(1);
-}
 
 __global__ void randomize(T* p, index_t n, float low, float high, unsigned seed) {
   for (index_t i = index_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
@@ -60,32 +56,13 @@ class array {
   T* data_ = nullptr;
 };
 
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
-
 struct bench {
   int rounds = 10;
   backend::cuda on{};
-  cudaEvent_t begin, end;
+  timer milliseconds;
   recurrence_report* report = nullptr;  // pinned
 
-  bench() {
-    require(cudaEventCreate(&begin));
-    require(cudaEventCreate(&end));
-    require(cudaMallocHost(&report, sizeof *report));
-  }
-
-  double milliseconds(const std::function<void()>& f) {
-    require(cudaEventRecord(begin));
-    f();
-    require(cudaEventRecord(end));
-    require(cudaEventSynchronize(end));
-    float ms = 0;
-    require(cudaEventElapsedTime(&ms, begin, end));
-    return static_cast<double>(ms);
-  }
+  bench() { require(cudaMallocHost(&report, sizeof *report)); }
 
   void measure(const char* op, enum solver how, index_t batch, index_t time, index_t d,
                const std::function<void()>& f) {
@@ -93,7 +70,7 @@ struct bench {
     f();
     require(cudaDeviceSynchronize());
     std::vector<double> all;
-    for (int round = 0; round < rounds; ++round) all.push_back(milliseconds(f));
+    for (int round = 0; round < rounds; ++round) all.push_back(milliseconds(f, 1));
     const double ms = median(all);
     const bool picked =
         mmrec::cuda::tuning_of_recurrence().pick(batch, time, d, recurrence_form{}.window) == how;

@@ -17,6 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "gpu_timing.hpp"
+
 #if !defined(MMREC_BENCH_ELEMENT)
 #define MMREC_BENCH_ELEMENT float
 #endif
@@ -26,12 +28,6 @@ using namespace mmrec;
 namespace {
 
 using T = MMREC_BENCH_ELEMENT;
-
-void require(cudaError_t code) {
-  if (code == cudaSuccess) return;
-  std::fprintf(stderr, "error: %s\n", cudaGetErrorString(code));
-  std::exit(1);
-}
 
 __global__ void empty() {}
 
@@ -45,32 +41,6 @@ __global__ void fill(T* p, index_t n, float center, float spread, unsigned seed)
     const float unit = static_cast<float>(x >> 40) * 0x1p-24f;
     store_element(p + i, center + spread * (2 * unit - 1));
   }
-}
-
-class timer {
- public:
-  timer() {
-    require(cudaEventCreate(&from_));
-    require(cudaEventCreate(&to_));
-  }
-  // Milliseconds of one call, the mean of a few that take a while together.
-  double operator()(const std::function<void()>& f, int repeats) {
-    require(cudaEventRecord(from_));
-    for (int i = 0; i < repeats; ++i) f();
-    require(cudaEventRecord(to_));
-    require(cudaEventSynchronize(to_));
-    float ms = 0;
-    require(cudaEventElapsedTime(&ms, from_, to_));
-    return static_cast<double>(ms) / repeats;
-  }
-
- private:
-  cudaEvent_t from_, to_;
-};
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
 }
 
 struct shape {
@@ -178,8 +148,8 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--warps") == 0) cuda::tuning().warps = std::atoi(value);
     if (std::strcmp(argv[i], "--across") == 0) cuda::tuning().across = std::atoi(value);
     if (std::strcmp(argv[i], "--kernel") == 0)
-      cuda::tuning().kernel = std::strcmp(value, "walk") == 0 ? cuda::scan_kernel::walk
-                                                              : cuda::scan_kernel::split;
+      cuda::tuning().kernel =
+          std::strcmp(value, "walk") == 0 ? cuda::scan_kernel::walk : cuda::scan_kernel::split;
   }
   cudaDeviceProp device;
   if (cudaGetDeviceProperties(&device, 0) != cudaSuccess) {

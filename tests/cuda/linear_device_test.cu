@@ -13,14 +13,13 @@
 #include <vector>
 
 #include "../support/catch.hpp"
+#include "../support/cuda_objects.hpp"
 #include "../support/linear_harness.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
 
 namespace {
-
-void require(cudaError_t code) { REQUIRE(code == cudaSuccess); }
 
 // A change of the tuning that ends with the scope.
 struct tuned {

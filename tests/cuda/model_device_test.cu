@@ -13,6 +13,7 @@
 
 #include "support/block_runs.hpp"
 #include "support/catch.hpp"
+#include "support/cuda_objects.hpp"
 #include "support/model_runs.hpp"
 #include "support/numeric.hpp"
 
@@ -20,24 +21,6 @@ using namespace mmrec;
 using namespace mmrec::testing;
 
 namespace {
-
-template <class T>
-using device_array = device_memory::array<T>;
-
-void require(cudaError_t code) { REQUIRE(code == cudaSuccess); }
-
-class stream {
- public:
-  stream() { require(cudaStreamCreateWithFlags(&s_, cudaStreamNonBlocking)); }
-  ~stream() { cudaStreamDestroy(s_); }
-  stream(const stream&) = delete;
-  stream& operator=(const stream&) = delete;
-  cudaStream_t get() const { return s_; }
-  void wait() const { require(cudaStreamSynchronize(s_)); }
-
- private:
-  cudaStream_t s_ = nullptr;
-};
 
 // Loss and gradients of sequences that begin anew, all of it in device memory.
 struct training {
@@ -48,16 +31,16 @@ struct training {
   model<float, device_memory> m{config};
   model_pass<float, device_memory> pass{config, batch, time};
   model_state<float, device_memory> state;
-  device_array<std::int32_t> ids{inputs}, next{targets};
-  device_array<float> gradients;
-  device_array<double> loss{1};
+  device_memory::array<std::int32_t> ids{inputs}, next{targets};
+  device_memory::array<float> gradients;
+  device_memory::array<double> loss{1};
 
   explicit training(const model_config& c) : config(c) {
     m.initialise(4);
-    gradients = device_array<float>(m.parameters().size());
+    gradients = device_memory::array<float>(m.parameters().size());
     state = m.initial_state(batch);
   }
-  view<const std::int32_t, 2> table(const device_array<std::int32_t>& a) const {
+  view<const std::int32_t, 2> table(const device_memory::array<std::int32_t>& a) const {
     return {a.data(), {batch, time}};
   }
   void step(const backend::cuda& on) {
@@ -177,7 +160,7 @@ TEST_CASE("cuda model: one token at a time gives the logits of all at once", "[c
   m.initialise(4);
   const index_t time = 40;
   const backend::cuda on{};
-  const device_array<std::int32_t> ids(random_ids(time, c.vocabulary, 1));
+  const device_memory::array<std::int32_t> ids(random_ids(time, c.vocabulary, 1));
   model_pass<float, device_memory> whole(c, 1, time), step(c, 1, 1);
   auto state = m.initial_state(1), stepped = m.initial_state(1);
   whole.forward(on, m, view<const std::int32_t, 2>(ids.data(), {1, time}), state);
@@ -198,14 +181,14 @@ TEST_CASE("cuda model: the loss of an id out of range is NaN", "[components][err
   training t(forms()[0]);
   auto wrong = t.targets;
   wrong[7] = 64;
-  t.next = device_array<std::int32_t>(wrong);
+  t.next = device_memory::array<std::int32_t>(wrong);
   t.step(backend::cuda{});
   CHECK(std::isnan(on_host(t.loss)[0]));
 }
 
 TEST_CASE("cuda model: arrays are copied like values", "[components]") {
-  const device_array<float> a(std::vector<float>{1, 2, 3});
-  device_array<float> b = a;
+  const device_memory::array<float> a(std::vector<float>{1, 2, 3});
+  device_memory::array<float> b = a;
   const float* const place = b.data();
   CHECK(place != a.data());
   assign(b, {4, 5, 6});
@@ -214,6 +197,6 @@ TEST_CASE("cuda model: arrays are copied like values", "[components]") {
   CHECK(on_host(b) == std::vector<float>{4, 5, 6});
   b = a;
   CHECK((b.data() == place && on_host(b) == on_host(a)));
-  CHECK(on_host(device_array<float>(2)) == std::vector<float>{0, 0});
+  CHECK(on_host(device_memory::array<float>(2)) == std::vector<float>{0, 0});
   CHECK_THROWS_AS(assign(b, {1}), error);
 }

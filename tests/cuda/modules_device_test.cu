@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/cuda_objects.hpp"
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
 
@@ -20,50 +21,6 @@ using namespace mmrec;
 using namespace mmrec::testing;
 
 namespace {
-
-void require(cudaError_t code) { REQUIRE(code == cudaSuccess); }
-
-template <class T>
-class device_array {
- public:
-  explicit device_array(const std::vector<T>& values) : n_(values.size()) {
-    require(cudaMalloc(&data_, n_ * sizeof(T)));
-    require(cudaMemcpy(data_, values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  explicit device_array(index_t n) : device_array(std::vector<T>(static_cast<std::size_t>(n))) {}
-  ~device_array() { cudaFree(data_); }
-  device_array(const device_array&) = delete;
-  device_array& operator=(const device_array&) = delete;
-  T* get() const { return data_; }
-  template <std::size_t Rank>
-  view<T, Rank> as(const std::array<index_t, Rank>& extents) const {
-    return {data_, extents};
-  }
-  std::vector<T> values() const {
-    std::vector<T> v(n_);
-    require(cudaMemcpy(v.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return v;
-  }
-  // Every byte 0xff: NaN in all element types.
-  void poison() { require(cudaMemset(data_, 0xff, n_ * sizeof(T))); }
-
- private:
-  std::size_t n_;
-  T* data_ = nullptr;
-};
-
-class stream {
- public:
-  stream() { require(cudaStreamCreateWithFlags(&s_, cudaStreamNonBlocking)); }
-  ~stream() { cudaStreamDestroy(s_); }
-  stream(const stream&) = delete;
-  stream& operator=(const stream&) = delete;
-  cudaStream_t get() const { return s_; }
-  void wait() const { require(cudaStreamSynchronize(s_)); }
-
- private:
-  cudaStream_t s_ = nullptr;
-};
 
 std::vector<std::int64_t> random_ids(index_t n, index_t below, std::uint64_t seed) {
   random_source random(seed);

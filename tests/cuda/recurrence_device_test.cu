@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../support/catch.hpp"
+#include "../support/cuda_objects.hpp"
 #include "../support/numeric.hpp"
 #include "../support/recurrence_problem.hpp"
 
@@ -18,21 +19,6 @@ using namespace mmrec;
 using namespace mmrec::testing;
 
 namespace {
-
-void require(cudaError_t code) { REQUIRE(code == cudaSuccess); }
-
-class stream {
- public:
-  stream() { require(cudaStreamCreateWithFlags(&s_, cudaStreamNonBlocking)); }
-  ~stream() { cudaStreamDestroy(s_); }
-  stream(const stream&) = delete;
-  stream& operator=(const stream&) = delete;
-  cudaStream_t get() const { return s_; }
-  void wait() const { require(cudaStreamSynchronize(s_)); }
-
- private:
-  cudaStream_t s_ = nullptr;
-};
 
 // Both passes of one problem, and everything that they write.
 template <class T>

@@ -10,51 +10,13 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/cuda_objects.hpp"
 #include "support/cuda_sweep.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
 
 namespace {
-
-void require(cudaError_t code) { REQUIRE(code == cudaSuccess); }
-
-template <class T>
-class device_array {
- public:
-  explicit device_array(std::size_t n) : n_(n) { require(cudaMalloc(&data_, n * sizeof(T))); }
-  explicit device_array(const std::vector<T>& values) : device_array(values.size()) {
-    require(cudaMemcpy(data_, values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  ~device_array() { cudaFree(data_); }
-  device_array(const device_array&) = delete;
-  device_array& operator=(const device_array&) = delete;
-  T* get() const { return data_; }
-  std::vector<T> values() const {
-    std::vector<T> v(n_);
-    require(cudaMemcpy(v.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return v;
-  }
-  // Every byte 0xff: NaN in all element types.
-  void poison() { require(cudaMemset(data_, 0xff, n_ * sizeof(T))); }
-
- private:
-  std::size_t n_;
-  T* data_ = nullptr;
-};
-
-class stream {
- public:
-  stream() { require(cudaStreamCreateWithFlags(&s_, cudaStreamNonBlocking)); }
-  ~stream() { cudaStreamDestroy(s_); }
-  stream(const stream&) = delete;
-  stream& operator=(const stream&) = delete;
-  cudaStream_t get() const { return s_; }
-  void wait() const { require(cudaStreamSynchronize(s_)); }
-
- private:
-  cudaStream_t s_ = nullptr;
-};
 
 std::vector<float> random_floats(std::size_t n, unsigned seed, float low, float high) {
   std::mt19937 generator(seed);
@@ -141,11 +103,11 @@ TEST_CASE("cuda scan: windows of pieces, and long windows of them", "[components
   const index_t time = 9000 * 32 + 5;
   const device_array<float> x(std::vector<float>(static_cast<std::size_t>(time), 1.0F));
   device_array<float> y(static_cast<std::size_t>(time));
-  for (const cuda::scan_tuning t : {cuda::scan_tuning{cuda::scan_kernel::split, 1, 32},
+  for (const cuda::scan_tuning how : {cuda::scan_tuning{cuda::scan_kernel::split, 1, 32},
                                     {cuda::scan_kernel::split, 2, 4},
                                     {cuda::scan_kernel::split, 0, 0},
                                     {cuda::scan_kernel::walk, 0, 0}}) {
-    cuda::tuning() = t;
+    cuda::tuning() = how;
     y.poison();
     cumsum(backend::cuda{}, view<const float, 3>{x.get(), {1, time, 1}},
            view<float, 3>{y.get(), {1, time, 1}});
@@ -318,9 +280,9 @@ TEST_CASE("cuda scan: more than 2^31 elements", "[long][scan]") {
     require(cudaMemcpyAsync(x.get() + filled, x.get(), std::min(filled, n - filled) * 2,
                             cudaMemcpyDeviceToDevice));
   require(cudaDeviceSynchronize());
-  for (const cuda::scan_tuning t :
+  for (const cuda::scan_tuning how :
        {tuning_of(regime::march), tuning_of(regime::block), tuning_of(regime::chosen)}) {
-    cuda::tuning() = t;
+    cuda::tuning() = how;
     y.poison();
     cumsum(backend::cuda{}, view<const __half, 3>{x.get(), {1, time, channels}},
            view<__half, 3>{y.get(), {1, time, channels}});
