@@ -241,7 +241,10 @@ TEST_CASE("block: dropout in training only, from its seed and stream, with the r
   CHECK(run(c, {.training = true, .seed = 1, .stream = 2}) == trained);
   CHECK(run(c, {.training = true, .seed = 1, .stream = 2}, 3) == trained);
   CHECK(run(c, {.training = true, .seed = 2, .stream = 2}) != trained);
-  CHECK(run(c, {.training = true, .seed = 1, .stream = 5}) != trained);
+  const auto other = run(c, {.training = true, .seed = 1, .stream = 5});
+  CHECK(other != trained);
+  const std::vector<std::uint64_t> three{3};
+  CHECK(run(c, {.training = true, .seed = 1, .stream = 2, .offset = three.data()}) == other);
 
   // Without the ffn the block is linear in the dropped sum: the mean over seeds is the value
   // without dropout, within six standard errors, |c| sqrt(rate / (1 - rate) / n).

@@ -11,6 +11,14 @@
 
 namespace mmrec {
 
+/// Dropout of a call: on only in training. Three streams are used, from `stream` on.
+struct block_dropout {
+  bool training = false;
+  std::uint64_t seed = 0;
+  std::uint64_t stream = 0;
+  const std::uint64_t* offset = nullptr;  ///< of the streams, read when a call runs (random.hpp)
+};
+
 /// Everything a block's forward leaves for its backward, in one allocation of Memory.
 template <element T, class Memory = host_memory>
 class block_activations {
@@ -96,12 +104,10 @@ class block_activations {
   // (tokens, columns), rows of one sequence together.
   view<T, 2> n1, qkvz, decay_pre, decay_hidden, decay_factor, context_pre, context_hidden,
       context_factor, gamma, z, gates, h, gated, query, read, r, n2, ffn_pre, ffn_hidden;
-  view<T, 2> probabilities;        // segment after segment: (batch, heads, segment time, top slots)
-  array<State> initial;            // (batch, D): h before the pass
-  index_t first_token = 0;         // position of the pass
-  std::uint64_t dropout_seed = 0;  // as given to the forward call
-  std::uint64_t dropout_stream = 0;
-  bool training = false;
+  view<T, 2> probabilities;  // segment after segment: (batch, heads, segment time, top slots)
+  array<State> initial;      // (batch, D): h before the pass
+  index_t first_token = 0;   // position of the pass
+  block_dropout dropout{};   // as given to the forward call
 
  private:
   /// A pass of `time` tokens meets at most this many memory blocks, whatever its alignment.
@@ -112,13 +118,6 @@ class block_activations {
   index_t batch_ = 0, time_ = 0, segments_ = 0, top_ = 0, width_ = 0;
   array<T> storage_;
   array<State> tops_;
-};
-
-/// Dropout of a call: on only in training. Three streams are used, from `stream` on.
-struct block_dropout {
-  bool training = false;
-  std::uint64_t seed = 0;
-  std::uint64_t stream = 0;
 };
 
 /// Gradient of the banks as they were at the start of the pass, (batch, slots, D), overwritten;

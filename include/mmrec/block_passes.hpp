@@ -16,8 +16,7 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
   const index_t batch = x.extent(0), time = x.extent(1), d = c.width;
   const block_views<T> at(c, saved, saved.qkvz);
   const auto rows = token_rows(x);
-  saved.training = drop.training, saved.dropout_seed = drop.seed,
-  saved.dropout_stream = drop.stream;
+  saved.dropout = drop;
   saved.first_token = c.update == update::stream ? state.tokens : 0;
 
   rms_norm(backend, rows, w.norm1, saved.n1, c.norm);
@@ -76,7 +75,7 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
     linear(backend, saved.gated, w.out.weight, temporary, {.bias = w.out.bias});
     contribution = temporary;
   }
-  const auto dropped = dropout_of(c, drop.training, drop.seed, drop.stream);
+  const auto dropped = dropout_of(c, drop, 0);
   if (dropped.active()) {
     transform(backend, residual{}, saved.r, saved.r, contribution, at.v);
     drop_elements(backend, dropped, saved.r);
@@ -91,11 +90,10 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
     linear<Activation>(backend, saved.n2, w.ffn_in.weight, saved.ffn_hidden,
                        {.bias = w.ffn_in.bias,
                         .preactivation = Activation::saves_output ? view<T, 2>{} : saved.ffn_pre,
-                        .dropout = dropout_of(c, drop.training, drop.seed, drop.stream + 1)});
+                        .dropout = dropout_of(c, drop, 1)});
   });
   linear(backend, saved.ffn_hidden, w.ffn_out.weight, out,
-         {.bias = w.ffn_out.bias,
-          .dropout = dropout_of(c, drop.training, drop.seed, drop.stream + 2)});
+         {.bias = w.ffn_out.bias, .dropout = dropout_of(c, drop, 2)});
   transform(backend, sum{}, out, out, saved.r);
 
   if (c.update == update::reference)
@@ -124,9 +122,7 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
                    dquery = array(d), dgamma = array(d);
   const view<T, 2> dhidden = array(c.ffn);
   const block_views<T> at(c, saved, saved.qkvz), d_at(c, saved, dqkvz);
-  const auto drop = [&](std::uint64_t k) {
-    return dropout_of(c, saved.training, saved.dropout_seed, saved.dropout_stream + k);
-  };
+  const auto drop = [&](std::uint64_t k) { return dropout_of(c, saved.dropout, k); };
   const auto dy_rows = token_rows(dy), x_rows = token_rows(x);
   const auto dx_rows = token_rows(dx);
 

@@ -87,9 +87,9 @@ struct block_views {
         z(qkvz.slice(1, 3 * d, d)) {}
 };
 
-inline dropout dropout_of(const block_config& c, bool training, std::uint64_t seed,
-                          std::uint64_t stream) {
-  return {training ? c.dropout : 0.0, seed, stream};
+/// The k-th of the block's three.
+inline dropout dropout_of(const block_config& c, const block_dropout& d, std::uint64_t k) {
+  return {d.training ? c.dropout : 0.0, d.seed, d.stream + k, d.offset};
 }
 
 template <class T>

@@ -67,6 +67,9 @@ struct dropout {
   double rate = 0;
   std::uint64_t seed = 0;
   std::uint64_t stream = 0;
+  /// If given, *offset is added to `stream` when a call runs (backend::cuda: device memory): a
+  /// captured graph draws anew in every replay. Must not change between forward and backward.
+  const std::uint64_t* offset = nullptr;
 
   constexpr bool active() const { return rate > 0; }
   MMREC_HD constexpr double scale() const { return 1 / (1 - rate); }
@@ -74,9 +77,12 @@ struct dropout {
   MMREC_HD constexpr std::uint64_t threshold() const {
     return static_cast<std::uint64_t>(rate * 0x1p32);
   }
+  /// The sequence that is drawn from.
+  MMREC_HD constexpr std::uint64_t sequence() const { return stream + (offset ? *offset : 0); }
   /// 0 or scale().
   MMREC_HD constexpr double factor(index_t i) const {
-    return random_bits(seed, stream, static_cast<std::uint64_t>(i)) >= threshold() ? scale() : 0.0;
+    return random_bits(seed, sequence(), static_cast<std::uint64_t>(i)) >= threshold() ? scale()
+                                                                                       : 0.0;
   }
 };
 

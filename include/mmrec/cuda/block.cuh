@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(dropout_threads) dropout_kernel(view<T, 2> x, 
   const index_t n = x.extent(1),
                 first = 4 * (static_cast<index_t>(blockIdx.x) * dropout_threads + threadIdx.x);
   if (first >= x.size()) return;
-  const auto bits = random_block(d.seed, d.stream, static_cast<std::uint64_t>(first / 4));
+  const auto bits = random_block(d.seed, d.sequence(), static_cast<std::uint64_t>(first / 4));
   const auto threshold = d.threshold();
   const auto scale = static_cast<Acc>(d.scale());
 #pragma unroll

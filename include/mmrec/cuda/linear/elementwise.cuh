@@ -18,14 +18,14 @@ inline constexpr int linear_threads = 256;
 /// dropout's factors of neighbouring elements.
 template <class Acc>
 struct dropout_factors {
-  std::uint64_t seed = 0, stream = 0, threshold = 0;
+  struct dropout from{};
+  std::uint64_t threshold = 0;
   Acc scale = 1, keep = 1;
   bool active = false;
 
   dropout_factors() = default;
   explicit dropout_factors(const struct dropout& d)
-      : seed(d.seed),
-        stream(d.stream),
+      : from(d),
         threshold(d.threshold()),
         scale(static_cast<Acc>(d.scale())),
         keep(static_cast<Acc>(1 - d.rate)),
@@ -39,10 +39,11 @@ struct dropout_factors {
       return;
     }
     std::array<std::uint32_t, 4> bits{};
+    const std::uint64_t sequence = from.sequence();
 #pragma unroll
     for (int e = 0; e < E; ++e) {
       const auto i = static_cast<std::uint64_t>(first + e);
-      if (e == 0 || i % 4 == 0) bits = random_block(seed, stream, i / 4);
+      if (e == 0 || i % 4 == 0) bits = random_block(from.seed, sequence, i / 4);
       const std::uint32_t low = i % 2 == 0 ? bits[0] : bits[1],
                           high = i % 2 == 0 ? bits[2] : bits[3];
       factor[e] = (i % 4 < 2 ? low : high) >= threshold ? scale : Acc(0);
