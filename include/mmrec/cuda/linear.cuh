@@ -2,20 +2,18 @@
 // linear on the GPU: cuBLASLt for the products, one pass of our own where its epilogues do not give
 // our results.
 //
-//   forward   identity                       one product with cuBLASLt's bias epilogue, where that
-//                                            is right (bias_epilogue_is_right)
-//             relu of 16-bit elements        the same, then relu in place: it commutes with rounding
+//   forward   identity, relu                 one product with cuBLASLt's epilogue, where that is
+//                                            right (bias_epilogue_is_right, relu_in_product)
 //             anything else                  the product in y, for 16-bit elements in float scratch;
 //                                            then bias, activation and dropout in one pass
 //   backward  du and dbias in one pass (none where du is dy), then dx = du W and dW = du^T x, whose
 //             accumulation is the product's beta
 //
 // Which epilogues of cuBLASLt are used, and which not. BIAS is. GELU is the tanh approximation of
-// ours. RELU takes max(u, 0), which need not keep a NaN, as ours and PyTorch's do; linear_tuning
-// has a switch for where it is known to. RELU_AUX, DRELU and DRELU_BGRAD pass a bit mask between
-// two layers' products, but one layer's calls meet only their own: saved is y itself. BGRADA and
-// BGRADB sum du over rows inside the product for dW, an order that the algorithm chooses; here it
-// is summed on the way to du, which costs no further reading.
+// ours. RELU is where it keeps a NaN, as ours and PyTorch's do (linear_tuning). RELU_AUX, DRELU and
+// DRELU_BGRAD pass a bit mask between two layers' products, but one layer's calls meet only their
+// own: saved is y itself. BGRADA and BGRADB sum du over rows inside the product for dW, an order
+// that the algorithm chooses; here it is summed on the way to du, which costs no further reading.
 //
 // The order of summation is that of the algorithm which cuBLASLt names for the shapes, strides and
 // alignment: equal calls give equal bits, another layout may give others. With 16-bit elements du is
