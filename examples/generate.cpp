@@ -114,7 +114,8 @@ int main(int argc, char** argv) {
     app.add_option("--seed", o.sampling.seed, "Of the sampling");
     app.add_option("--threads", o.threads, "0: all cores; for one token at a time, one is fastest")
         ->check(size_in(0, 4096));
-    app.add_option("--backend", o.backend, "reference or simd; none: as the model was trained");
+    app.add_option("--backend", o.backend,
+                   "reference, simd, or cuda where it was built; none: as the model was trained");
     app.add_flag(
         "--stats", o.stats,
         "Report tokens/s and peak memory after 100 tokens and at the end (standard error)");

@@ -146,13 +146,21 @@ int train(run_options o, const std::set<std::string_view>& given) {
   const auto start = steady::now();
   double training_seconds = 0;
   const auto tokens = static_cast<double>(t.tokens_per_step());
+  const double flops = training_flops_per_token(t.model().parameter_count());
   for (std::int64_t step = first + 1; step <= o.steps; ++step) {
     const auto step_start = steady::now();
     const step_report r = t.step();
     const double seconds = seconds_since(step_start);
     training_seconds += seconds;
-    progress.update(
-        progress_at(step, first, o.steps, t.tokens_per_step(), seconds_since(start), r.loss));
+    const double elapsed = seconds_since(start);
+    progress_state now = progress_at(step, first, o.steps, t.tokens_per_step(), elapsed, r.loss);
+    if (progress.is_due(now, elapsed)) {
+      const device_figures device = t.model().device();
+      now.memory = device.memory;
+      if (device.peak_flops > 0)
+        now.utilisation = now.tokens_per_second * flops / device.peak_flops;
+    }
+    progress.update(now, elapsed);
 
     const bool last = step == o.steps;
     validation_report v;

@@ -48,6 +48,28 @@ void rewrite(const std::filesystem::path& from, const std::filesystem::path& to,
 
 }  // namespace
 
+TEST_CASE("a run may go on with another backend", "[components]") {
+  auto o = tiny_options();
+  const std::string bytes = tiny_text();
+  const corpus text(as_text(bytes), o.vocabulary == "compact", o.validation);
+  const scratch_dir dir;
+  trainer begun(o, text);
+  train_to(begun, 10);
+  save_checkpoint(dir / "half", begun);
+  run_options moved_options;
+  moved_options.backend = "reference";
+  const checkpoint from(dir / "half");
+  from.options("test", settings_of(moved_options), {"backend"});
+  CHECK(moved_options.backend == "reference");
+  CHECK(moved_options.width == o.width);
+  trainer moved(moved_options, text);
+  from.restore(moved);
+  CHECK(digest_of(moved.model()) == digest_of(begun.model()));
+  train_to(begun, 20), train_to(moved, 20);
+  for (std::size_t i = 0; i < 20; ++i)
+    CHECK(std::abs(moved.losses()[i] - begun.losses()[i]) < 1e-3);
+}
+
 TEST_CASE("a resumed run is the run that was never interrupted, bit for bit", "[components]") {
   using changes = std::map<std::string, std::string>;
   const changes variant = GENERATE(

@@ -135,6 +135,14 @@ TEST_CASE("progress: the line", "[components]") {
                        .loss = not_a_number,
                        .tokens_per_second = 9.96,
                        .seconds_left = 0}) == "step 1/1  loss nan  10.0 tokens/s  left 0s");
+  CHECK(progress_line({.step = 1,
+                       .total_steps = 1,
+                       .loss = 1,
+                       .tokens_per_second = 612000,
+                       .seconds_left = 0,
+                       .utilisation = 0.3104,
+                       .memory = 4.2 * 0x1p30}) ==
+        "step 1/1  loss 1.0000  612000 tokens/s  31.0 % of peak  4.20 GiB  left 0s");
 }
 
 TEST_CASE("progress: durations", "[components]") {

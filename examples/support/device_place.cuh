@@ -5,7 +5,11 @@
 
 #include <mmrec/cuda/memory.cuh>
 
+#include "host_place.hpp"
+#include "network.hpp"
+
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -66,8 +70,35 @@ class device_place {
     hide();
   }
 
+  /// The peak is the data sheets' rate of dense products (multiply-adds count twice), per
+  /// multiprocessor and clock; architectures that are not listed have none.
+  template <class T>
+  device_figures figures() const {
+    int device = 0, major = 0, minor = 0, processors = 0, kilohertz = 0;
+    check("cudaGetDevice", cudaGetDevice(&device));
+    const auto ask = [&](int& to, cudaDeviceAttr what) {
+      check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&to, what, device));
+    };
+    ask(major, cudaDevAttrComputeCapabilityMajor);
+    ask(minor, cudaDevAttrComputeCapabilityMinor);
+    ask(processors, cudaDevAttrMultiProcessorCount);
+    ask(kilohertz, cudaDevAttrClockRate);
+    struct rate {
+      int capability;
+      double half, single, wide;
+    };
+    constexpr rate rates[] = {{80, 2048, 128, 128}, {90, 4096, 256, 256}, {100, 8192, 256, 128}};
+    double per_clock = 0;
+    for (const rate& r : rates)
+      if (r.capability == 10 * major + minor)
+        per_clock = storage16<T> ? r.half : std::same_as<T, float> ? r.single : r.wide;
+    std::size_t unused = 0, all = 0;
+    check("cudaMemGetInfo", cudaMemGetInfo(&unused, &all));
+    return {per_clock * processors * kilohertz * 1e3, static_cast<double>(all - unused)};
+  }
+
   template <class Work>
-  void repeat(double key, const Work& work) {
+  void repeat(const repeat_key& key, const Work& work) {
     if (program_ && key == key_) {
       check("cudaGraphLaunch", cudaGraphLaunch(program_, stream_));
       return;
@@ -108,11 +139,11 @@ class device_place {
   }
 
   cudaStream_t stream_ = nullptr;
-  std::array<buffer, 3> slots_{};
+  std::array<buffer, 4> slots_{};
   std::vector<std::byte> got_;
   std::vector<std::function<void()>> shown_;
   cudaGraphExec_t program_ = nullptr;
-  std::optional<double> key_;  // of the work that has run plainly
+  std::optional<repeat_key> key_;  // of the work that has run plainly
 };
 
 }  // namespace mmrec::examples

@@ -5,10 +5,20 @@
 
 #include <mmrec/memory.hpp>
 
+#include "network.hpp"
+
+#include <cstdint>
 #include <span>
 #include <vector>
 
 namespace mmrec::examples {
+
+/// What a repeated work's kernels were told by value.
+struct repeat_key {
+  double scale = 1;
+  std::uint64_t seed = 0;
+  bool operator==(const repeat_key&) const = default;
+};
 
 struct host_place {
   using memory = host_memory;
@@ -32,9 +42,14 @@ struct host_place {
   void hide() {}
   /// What was shown has been filled.
   void take_back() {}
+  /// Of the device, for products of T.
+  template <class T>
+  device_figures figures() {
+    return {};
+  }
   /// work(), which does the same on the same arrays in every call with this key.
   template <class Work>
-  void repeat(double /*key*/, const Work& work) {
+  void repeat(const repeat_key& /*key*/, const Work& work) {
     work();
   }
 };

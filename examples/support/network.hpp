@@ -4,7 +4,8 @@
 //
 //   auto net = make_network({.model = config, .batch = 12, .time = 64});
 //   net->initialise(seed);
-//   const double loss = net->learn(inputs, targets, {.fresh = true});   // adds to the gradients
+//   net->learn(inputs, targets, {.fresh = true});                       // adds to the gradients
+//   const double loss = net->loss();
 //   const double norm = net->gradient_norm();
 //   net->update({.rate = 1e-3, .step = 1}, false);                      // and clears them
 //
@@ -60,17 +61,33 @@ struct network_array {
   std::span<std::byte> bytes;
 };
 
+/// What a device can do and what is in use of it.
+struct device_figures {
+  double peak_flops = 0;  // of products of the element type, per second
+  double memory = 0;      // bytes in use
+};
+
+/// Floating-point operations of a training step per token: two for every parameter forward, four
+/// backward (Chowdhery et al., PaLM, 2022, appendix B; attention is over a few slots and left out).
+inline double training_flops_per_token(index_t parameters) {
+  return 6 * static_cast<double>(parameters);
+}
+
 class network {
  public:
   virtual ~network() = default;
 
   virtual index_t parameter_count() const = 0;
+  /// Of the device that the network runs on; {} where its peak is not known (a CPU).
+  virtual device_figures device() = 0;
   virtual void initialise(std::uint64_t seed) = 0;
 
-  /// Mean loss of a batch (batch x time tokens, row-major); its gradients are added to the sum. The
-  /// memory goes on where the last call left it unless the rows are fresh.
-  virtual double learn(std::span<const token> inputs, std::span<const token> targets,
-                       const learn_options& options) = 0;
+  /// Adds the gradients of a batch's mean loss (batch x time tokens, row-major) to the sum. The
+  /// memory goes on where the last call left it unless the rows are fresh. A GPU is left working.
+  virtual void learn(std::span<const token> inputs, std::span<const token> targets,
+                     const learn_options& options) = 0;
+  /// The loss of the last batch that was learnt; waits for it.
+  virtual double loss() = 0;
   /// Euclidean norm of the summed gradients. Not finite if any of them is not.
   virtual double gradient_norm() = 0;
   /// One step of AdamW; decay of vectors (biases, norms) only if asked for. Clears the gradients.

@@ -50,6 +50,8 @@ class network_of final : public network {
     return static_cast<index_t>(model_.parameters().size());
   }
 
+  device_figures device() override { return place_.template figures<T>(); }
+
   void initialise(std::uint64_t seed) override {
     master().initialise(seed);
     fill(backend_, all(moments_), 0);
@@ -57,17 +59,18 @@ class network_of final : public network {
     adopt();
   }
 
-  double learn(std::span<const token> inputs, std::span<const token> targets,
-               const learn_options& o) override {
+  void learn(std::span<const token> inputs, std::span<const token> targets,
+             const learn_options& o) override {
     require_training("learn");
     const auto ids = table("learn", "inputs", inputs, 0),
                next = table("learn", "targets", targets, 1);
-    const bool dropout = options_.model.block.dropout > 0;
+    const std::uint64_t* const offset =
+        place_.put(std::span<const std::uint64_t>(&o.dropout_stream, 1), 3);
     const auto work = [&] {
       if (o.fresh) model_.restart(backend_, state_, options_.batch);
       pass().forward(backend_, model_, ids, next, state_, view<double, 1>{loss_.data(), {1}}, true,
                      o.scale * gradient_scale,
-                     {.training = dropout, .seed = o.dropout_seed, .stream = o.dropout_stream});
+                     {.training = true, .seed = o.dropout_seed, .offset = offset});
       if constexpr (is_16_bit) {
         fill(backend_, all(batch_gradients_), 0);
         pass().backward(backend_, model_, ids, as_span(batch_gradients_));
@@ -77,13 +80,14 @@ class network_of final : public network {
         pass().backward(backend_, model_, ids, as_span(gradients_));
       }
     };
-    // Sequences that begin anew do the same every time, unless dropout has another seed.
-    if (o.fresh && !dropout)
-      place_.repeat(o.scale, work);
+    // Sequences that begin anew do the same every time, on the same arrays.
+    if (o.fresh)
+      place_.repeat({o.scale, o.dropout_seed}, work);
     else
       work();
-    return *place_.get(std::span<const double>(loss_.data(), 1));
   }
+
+  double loss() override { return *place_.get(std::span<const double>(loss_.data(), 1)); }
 
   double gradient_norm() override {
     require_training("gradient_norm");

@@ -54,7 +54,8 @@ struct run_options {
 };
 
 /// Whether a checkpoint knows an option: identity must be the same in a resumed run, since it
-/// decides what is computed; stored is where the run found its data; free may change.
+/// decides what is computed; stored, where the run found its data and what computed it, is taken
+/// from the checkpoint unless it is given anew; free may change.
 enum class setting_role { identity, stored, free };
 
 struct setting {
@@ -183,7 +184,8 @@ inline std::vector<setting> settings_of(run_options& o) {
       {"Training", "clip", &o.clip, "Longest gradient, Euclidean norm; 0: no limit", from_0},
       {"Training", "seed", &o.seed, "Of parameters, batches and dropout"},
 
-      {"Machine", "backend", &o.backend, "reference, simd, or cuda where it was built"},
+      {"Machine", "backend", &o.backend, "reference, simd, or cuda where it was built", any,
+       stored},
       {"Machine", "dtype", &o.dtype,
        "Of the pass; 16-bit types keep parameters and moments in float",
        one_of({"float", "double", "bfloat16", "half"})},

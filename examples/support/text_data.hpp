@@ -165,6 +165,14 @@ class batch_sampler {
   /// before: always for windows, at the begin of each epoch for streams.
   template <std::integral Token>
   bool next(std::span<Token> inputs, std::span<Token> targets) {
+    const bool fresh = peek(inputs, targets);
+    skip();
+    return fresh;
+  }
+
+  /// The same, and stays before that batch; skip() goes on without it.
+  template <std::integral Token>
+  bool peek(std::span<Token> inputs, std::span<Token> targets) const {
     static_assert(sizeof(Token) > 1 || !std::signed_integral<Token>,
                   "mmrec: a token holds 0 to 255");
     for (const auto& [name, size] :
@@ -181,10 +189,11 @@ class batch_sampler {
         targets[row * length_ + t] = static_cast<Token>(text_[begin + t + 1]);
       }
     }
-    const bool fresh = options_.mode == sampling::windows || batch_ % batches_per_epoch() == 0;
-    ++batch_;
-    return fresh;
+    return options_.mode == sampling::windows || batch_ % batches_per_epoch() == 0;
   }
+  void skip() { ++batch_; }
+  /// How many batches lie behind.
+  std::uint64_t batch() const { return batch_; }
 
   data_position position() const { return {batch_, source_}; }
 

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -78,14 +79,15 @@ class trainer {
     step_report r{.step = steps_done() + 1};
     for (std::int64_t i = 0; i < options_.accumulate; ++i) {
       const auto batch = static_cast<std::uint64_t>(steps_done() * options_.accumulate + i);
-      const bool fresh = sampler_.next(std::span(inputs_), std::span(targets_));
-      r.loss += network_->learn(
-                    inputs_, targets_,
-                    {.fresh = fresh,
-                     .scale = 1 / static_cast<double>(options_.accumulate),
-                     .dropout_seed = derived_seed(options_.seed, dropout_seed),
-                     .dropout_stream = batch * 3 * static_cast<std::uint64_t>(config_.layers)}) /
-                static_cast<double>(options_.accumulate);
+      if (drawn_.number != sampler_.batch()) drawn_ = draw();
+      sampler_.skip();
+      network_->learn(drawn_.inputs, drawn_.targets,
+                      {.fresh = drawn_.fresh,
+                       .scale = 1 / static_cast<double>(options_.accumulate),
+                       .dropout_seed = derived_seed(options_.seed, dropout_seed),
+                       .dropout_stream = batch * 3 * static_cast<std::uint64_t>(config_.layers)});
+      drawn_ = draw();  // the next, while a GPU works
+      r.loss += network_->loss() / static_cast<double>(options_.accumulate);
       require_finite("loss", r.loss, r.step);
     }
     r.gradient_norm = network_->gradient_norm();
@@ -147,6 +149,19 @@ class trainer {
   }
 
  private:
+  struct drawn_batch {
+    std::optional<std::uint64_t> number;
+    bool fresh = false;
+    std::vector<token> inputs, targets;
+  };
+  /// What the sampler will be at next; it stays before it.
+  drawn_batch draw() const {
+    drawn_batch b{sampler_.batch(), false, std::vector<token>(inputs_.size()),
+                  std::vector<token>(inputs_.size())};
+    b.fresh = sampler_.peek(std::span(b.inputs), std::span(b.targets));
+    return b;
+  }
+
   struct mean {
     double total = 0, count = 0;
     void add(trainer& t, bool fresh) {
@@ -191,7 +206,8 @@ class trainer {
   model_config config_;
   std::unique_ptr<network> network_;
   batch_sampler sampler_;
-  std::vector<token> inputs_, targets_;
+  drawn_batch drawn_;
+  std::vector<token> inputs_, targets_;  // of a validation
   std::vector<double> losses_;
   std::vector<validation_report> validations_;
 };
