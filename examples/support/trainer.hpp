@@ -82,6 +82,7 @@ class trainer {
       r.loss += network_->learn(
                     inputs_, targets_,
                     {.fresh = fresh,
+                     .whole = options_.mode == "windows",
                      .scale = 1 / static_cast<double>(options_.accumulate),
                      .dropout_seed = derived_seed(options_.seed, dropout_seed),
                      .dropout_stream = batch * 3 * static_cast<std::uint64_t>(config_.layers)}) /
@@ -118,7 +119,7 @@ class trainer {
         const std::int64_t begin = piece < pieces ? piece * all / pieces * length : size;
         fill_row(row, begin, std::min(size, begin + length));
       }
-      loss.add(*this, true);
+      loss.add(*this, true, true);
     }
     return loss.value();
   }
@@ -136,7 +137,7 @@ class trainer {
         const std::int64_t begin = std::min(end, row * part + t);
         fill_row(row, begin, std::min(end, begin + length));
       }
-      loss.add(*this, t == 0);
+      loss.add(*this, t == 0, false);
     }
     return loss.value();
   }
@@ -149,11 +150,11 @@ class trainer {
  private:
   struct mean {
     double total = 0, count = 0;
-    void add(trainer& t, bool fresh) {
+    void add(trainer& t, bool fresh, bool whole) {
       const double n =
           static_cast<double>(t.inputs_.size()) -
           static_cast<double>(std::count(t.targets_.begin(), t.targets_.end(), no_target));
-      total += n * t.network_->evaluate(t.inputs_, t.targets_, fresh);
+      total += n * t.network_->evaluate(t.inputs_, t.targets_, fresh, whole);
       count += n;
     }
     double value() const {

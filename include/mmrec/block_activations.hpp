@@ -88,7 +88,9 @@ class block_activations {
   }
   /// Keys (which = 0) or values (1) of the top level that segment s read.
   view<State, 3> top(index_t s, index_t which) {
-    return {tops_.data() + (2 * s + which) * batch_ * top_ * width_, {batch_, top_, width_}};
+    return {tops_.data() + (2 * s + which) * batch_ * top_ * width_,
+            {batch_, top_, width_},
+            {one_bank ? 0 : top_ * width_, width_, 1}};
   }
 
   view<State, 2> initial_view() { return {initial.data(), {batch_, width_}}; }
@@ -102,6 +104,7 @@ class block_activations {
   std::uint64_t dropout_seed = 0;  // as given to the forward call
   std::uint64_t dropout_stream = 0;
   bool training = false;
+  bool one_bank = false;  // that all sequences read
 
  private:
   /// A pass of `time` tokens meets at most this many memory blocks, whatever its alignment.
@@ -119,6 +122,13 @@ struct block_dropout {
   bool training = false;
   std::uint64_t seed = 0;
   std::uint64_t stream = 0;
+};
+
+/// The banks that new sequences begin with, the same for all of them: (slots, D).
+template <class State>
+struct initial_banks {
+  view<const State, 2> keys;
+  view<const State, 2> values;
 };
 
 /// Gradient of the banks as they were at the start of the pass, (batch, slots, D), overwritten;
