@@ -118,6 +118,29 @@ TEST_CASE("block: calls that cannot be right are refused before anything is writ
   CHECK(says(call([&](auto&, auto&, auto&, auto& s, auto&) { s.keys.pop_back(); }),
              {"state", "arrays of its batch, width and slots"}));
 
+  // Without a state.
+  const auto bank = random_vector<double>(config.slots * d, 6);
+  const auto whole = [&](const auto& change) {
+    initial_banks<double> banks{{bank.data(), {config.slots, d}}, {bank.data(), {config.slots, d}}};
+    auto c = config;
+    change(c, banks);
+    block_activations<double> saved(c, batch, time);
+    const auto message = message_of<error>([&] {
+      block_forward(one_thread, c, block_parameters<const double>(config, weights.data()),
+                    view<const double, 3>(x.data(), {batch, time, d}),
+                    view<double, 3>(y.data(), {batch, time, d}), banks, saved);
+    });
+    CHECK(std::all_of(y.begin(), y.end(), [](double v) { return v == 77; }));
+    CHECK(message.find("block_forward") != message.npos);
+    return message;
+  };
+  CHECK(says(whole([](auto&, auto& banks) { banks.keys = banks.keys.slice(0, 0, 31); }),
+             {"banks.keys", "(32, 20)", "(31, 20)"}));
+  CHECK(says(whole([](auto&, auto& banks) { banks.values = {nullptr, {32, 20}}; }),
+             {"banks.values", "null"}));
+  CHECK(says(whole([](auto& c, auto&) { c.memory_block = 5; }),
+             {"x", "at most 5 tokens", "no state", "6"}));
+
   // Parameters of another form, or on top of the output.
   using parameters = block_parameters<const double>;
   auto other = config;

@@ -74,7 +74,14 @@ TEST_CASE("model: no pass allocates once its scratch is there", "[components]") 
       call();
       return allocations - before;
     };
+    const auto train_whole = [&] {
+      double loss = 0;
+      pass.forward_whole(backend, m, as_tokens(ids, batch), as_tokens(ids, batch),
+                         view<double, 1>{&loss, {1}}, true);
+      pass.backward(backend, m, as_tokens(ids, batch), std::span<float>(gradients));
+    };
     CHECK(count(train) == 0);
+    CHECK(count(train_whole) == 0);
     CHECK(count(generate) == 0);
   };
   auto c = tiny_model();
@@ -85,6 +92,61 @@ TEST_CASE("model: no pass allocates once its scratch is there", "[components]") 
   check(c);
   c.block.update = update::reference;
   check(c);
+}
+
+TEST_CASE("model: whole sequences need no state", "[components]") {
+  // What a pass leaves, from a state that begins anew and without one.
+  struct outcome {
+    double loss = 0;
+    std::vector<float> dlogits, gradients, dbanks;
+    bool operator==(const outcome&) const = default;
+  };
+  const auto check = [](const model_config& c, index_t time, const block_dropout& drop) {
+    const auto m = initialised<float>(c);
+    const index_t batch = 3, bank = batch * c.block.slots * c.block.width;
+    const auto ids = random_ids(batch * time, c.vocabulary, 1),
+               next = random_ids(batch * time, c.vocabulary, 2);
+    const auto in = as_tokens(ids, batch), targets = as_tokens(next, batch);
+    model_pass<float> pass(c, batch, time);
+    const auto run = [&](unsigned threads, bool whole) {
+      const backend::simd backend{.threads = threads};
+      outcome o;
+      const view<double, 1> loss{&o.loss, {1}};
+      if (whole) {
+        pass.forward_whole(backend, m, in, targets, loss, true, 0.5, drop);
+      } else {
+        auto state = m.initial_state(batch);
+        pass.forward(backend, m, in, targets, state, loss, true, 0.5, drop);
+      }
+      o.dlogits = logits_of(pass);
+      o.gradients.assign(m.parameters().size(), 0.0f);
+      o.dbanks.resize(static_cast<std::size_t>(2 * c.layers * bank));
+      std::vector<bank_gradients<float>> dbanks;
+      for (index_t i = 0; i < c.layers; ++i) {
+        const auto at = [&](index_t which) {
+          return view<float, 3>{o.dbanks.data() + (2 * i + which) * bank,
+                                {batch, c.block.slots, c.block.width}};
+        };
+        dbanks.push_back({.keys = at(0), .values = at(1)});
+      }
+      pass.backward(backend, m, in, std::span<float>(o.gradients), dbanks);
+      return o;
+    };
+    const outcome expected = run(1, false);
+    CHECK(run(1, true) == expected);
+    CHECK(run(2, true) == expected);
+    CHECK(run(1, false) == expected);  // a whole pass leaves nothing behind
+  };
+  auto c = tiny_model();
+  for (const enum update how : {update::stream, update::reference})
+    for (const index_t time : {1, 16, 40}) {  // within a memory block, all of one, several
+      CAPTURE(static_cast<int>(how), time);
+      c.block.update = how;
+      c.block.dropout = 0;
+      check(c, time, {});
+      c.block.dropout = 0.25;
+      check(c, time, {.training = true, .seed = 5, .stream = 7});
+    }
 }
 
 TEST_CASE("model: the second of two equal passes obtains no memory", "[components]") {

@@ -48,6 +48,7 @@ struct network_options {
 
 struct learn_options {
   bool fresh = false;  // the rows begin new sequences: forget the ones before
+  bool whole = false;  // and are all of them: nothing asks for their memory afterwards
   double scale = 1;    // of the gradients: 1 / batches in one update
   std::uint64_t dropout_seed = 0;
   std::uint64_t dropout_stream = 0;
@@ -95,9 +96,10 @@ class network {
   /// Whether every parameter is a finite number.
   virtual bool finite() = 0;
 
-  /// Mean loss over the targets that count, with a memory of its own, apart from learn()'s.
-  virtual double evaluate(std::span<const token> inputs, std::span<const token> targets,
-                          bool fresh) = 0;
+  /// Mean loss over the targets that count, with a memory of its own, apart from learn()'s; fresh
+  /// and whole as there.
+  virtual double evaluate(std::span<const token> inputs, std::span<const token> targets, bool fresh,
+                          bool whole = false) = 0;
 
   /// Logits of what follows `id`, with a third memory, of one sequence. Valid until the next call.
   virtual std::span<const double> next(token id, bool fresh = false) = 0;

@@ -66,11 +66,16 @@ class network_of final : public network {
                next = table("learn", "targets", targets, 1);
     const std::uint64_t* const offset =
         place_.put(std::span<const std::uint64_t>(&o.dropout_stream, 1), 3);
+    const view<double, 1> loss{loss_.data(), {1}};
+    const double scale = o.scale * gradient_scale;
+    const block_dropout drop{.training = true, .seed = o.dropout_seed, .offset = offset};
     const auto work = [&] {
-      if (o.fresh) model_.restart(backend_, state_, options_.batch);
-      pass().forward(backend_, model_, ids, next, state_, view<double, 1>{loss_.data(), {1}}, true,
-                     o.scale * gradient_scale,
-                     {.training = true, .seed = o.dropout_seed, .offset = offset});
+      if (o.whole) {
+        pass().forward_whole(backend_, model_, ids, next, loss, true, scale, drop);
+      } else {
+        if (o.fresh || state_.blocks.empty()) model_.restart(backend_, state_, options_.batch);
+        pass().forward(backend_, model_, ids, next, state_, loss, true, scale, drop);
+      }
       if constexpr (is_16_bit) {
         fill(backend_, all(batch_gradients_), 0);
         pass().backward(backend_, model_, ids, as_span(batch_gradients_));
@@ -80,8 +85,8 @@ class network_of final : public network {
         pass().backward(backend_, model_, ids, as_span(gradients_));
       }
     };
-    // Sequences that begin anew do the same every time, on the same arrays.
-    if (o.fresh)
+    // Whole sequences do the same every time, on the same arrays.
+    if (o.whole)
       place_.repeat({o.scale, o.dropout_seed}, work);
     else
       work();
@@ -122,12 +127,17 @@ class network_of final : public network {
     return std::isfinite(norm2(backend_, view<const real, 1>{p.data(), {parameter_count()}}));
   }
 
-  double evaluate(std::span<const token> inputs, std::span<const token> targets,
-                  bool fresh) override {
+  double evaluate(std::span<const token> inputs, std::span<const token> targets, bool fresh,
+                  bool whole) override {
+    const auto ids = table("evaluate", "inputs", inputs, 0),
+               next = table("evaluate", "targets", targets, 1);
+    if (whole) {
+      pass().forward_whole(backend_, model_, ids, next, view<double, 1>{loss_.data(), {1}});
+      return *place_.get(std::span<const double>(loss_.data(), 1));
+    }
     if (fresh || evaluation_state_.blocks.empty())
       model_.restart(backend_, evaluation_state_, options_.batch);
-    return pass().forward(backend_, model_, table("evaluate", "inputs", inputs, 0),
-                          table("evaluate", "targets", targets, 1), evaluation_state_);
+    return pass().forward(backend_, model_, ids, next, evaluation_state_);
   }
 
   std::span<const double> next(token id, bool fresh) override {
@@ -172,6 +182,7 @@ class network_of final : public network {
       add_parts("adamw.m.", moments);
       add_parts("adamw.v.", moments + parameter_count());
     }
+    if (with_state && state_.blocks.empty()) state_ = model_.initial_state(options_.batch);
     for (std::size_t i = 0; with_state && i < state_.blocks.size(); ++i) {
       auto& s = state_.blocks[i];
       const std::string name = "state." + std::to_string(i);
@@ -197,7 +208,6 @@ class network_of final : public network {
         for (const index_t which : {0, 1}) model_.bank(i, which) = master().bank(i, which);
     }
     round_parameters();
-    if (state_.blocks.empty()) state_ = model_.initial_state(options_.batch);
   }
 
   /// The parameters that training changes: those of the pass, or for 16 bits their float originals.

@@ -83,6 +83,7 @@ class trainer {
       sampler_.skip();
       network_->learn(drawn_.inputs, drawn_.targets,
                       {.fresh = drawn_.fresh,
+                       .whole = options_.mode == "windows",
                        .scale = 1 / static_cast<double>(options_.accumulate),
                        .dropout_seed = derived_seed(options_.seed, dropout_seed),
                        .dropout_stream = batch * 3 * static_cast<std::uint64_t>(config_.layers)});
@@ -120,7 +121,7 @@ class trainer {
         const std::int64_t begin = piece < pieces ? piece * all / pieces * length : size;
         fill_row(row, begin, std::min(size, begin + length));
       }
-      loss.add(*this, true);
+      loss.add(*this, true, true);
     }
     return loss.value();
   }
@@ -138,7 +139,7 @@ class trainer {
         const std::int64_t begin = std::min(end, row * part + t);
         fill_row(row, begin, std::min(end, begin + length));
       }
-      loss.add(*this, t == 0);
+      loss.add(*this, t == 0, false);
     }
     return loss.value();
   }
@@ -164,11 +165,11 @@ class trainer {
 
   struct mean {
     double total = 0, count = 0;
-    void add(trainer& t, bool fresh) {
+    void add(trainer& t, bool fresh, bool whole) {
       const double n =
           static_cast<double>(t.inputs_.size()) -
           static_cast<double>(std::count(t.targets_.begin(), t.targets_.end(), no_target));
-      total += n * t.network_->evaluate(t.inputs_, t.targets_, fresh);
+      total += n * t.network_->evaluate(t.inputs_, t.targets_, fresh, whole);
       count += n;
     }
     double value() const {

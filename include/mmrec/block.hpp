@@ -20,6 +20,12 @@
 //   block_forward(backend::simd{}, config, weights, x, y, state, saved);
 //   block_backward(backend::simd{}, config, weights, x, dy, saved, gradients, dx);
 //
+// Whole sequences, whose memory nobody asks for afterwards, need no state: given the banks that
+// they begin with, one for all, the pass reads them where they lie and writes none. Such a pass is
+// not longer than a memory block (update::stream).
+//
+//   block_forward(backend::simd{}, config, weights, x, y, initial_banks<float>{keys, values}, saved);
+//
 // On the GPU all arrays are device memory, those of the state and the activations too: their second
 // template argument is device_memory. No pass waits for the device. Where a pass cuts time, and
 // which slots it writes, follows from the state's position, which the host keeps: a captured graph
@@ -31,13 +37,39 @@
 //
 // Errors: a configuration that cannot be, shapes, null data, parameters, gradients or activations
 // of another configuration, overlap, a state of another batch size, width or bank, more tokens in a
-// pass than the short-term bank has rows (update::reference).
+// pass than the short-term bank has rows (update::reference) or, without a state, than a memory
+// block (update::stream).
 #pragma once
 
 #include <mmrec/block_passes.hpp>
 #include <mmrec/check_outputs.hpp>
 
 namespace mmrec {
+namespace detail {
+
+/// The checks that do not ask where the memory is; whether there is anything to do.
+template <element T, class Memory>
+bool check_forward(const block_config& c, const block_parameters<const T>& w,
+                   const view<const T, 3>& x, const view<T, 3>& y,
+                   const block_activations<T, Memory>& saved) {
+  const char* function = "block_forward";
+  check_config(function, c);
+  const index_t batch = x.extent(0), time = x.extent(1), d = c.width;
+  check_tokens(function, "x", x, batch, time, d);
+  check_tokens(function, "y", y, batch, time, d);
+  check_disjoint(function, "y", y, "x", x);
+  if (saved.batch() != batch || saved.time() != time)
+    throw error(function, "saved",
+                "activations for " + std::to_string(batch) + " x " + std::to_string(time),
+                std::to_string(saved.batch()) + " x " + std::to_string(saved.time()));
+  saved.check(function, c);
+  check_parameters("block_forward: w", c, w, [&](const char* name, const auto& part) {
+    check_disjoint(function, "y", y, name, part);
+  });
+  return batch > 0 && time > 0;
+}
+
+}  // namespace detail
 
 template <backend_tag B, element T, class Memory>
 recurrence_report block_forward(const B& backend, const block_config& c,
@@ -47,24 +79,34 @@ recurrence_report block_forward(const B& backend, const block_config& c,
                                 const block_dropout& drop = {}) {
   require_built<B, primitive::block>();
   require_memory<B, Memory>();
-  const char* function = "block_forward";
-  check_config(function, c);
-  const index_t batch = x.extent(0), time = x.extent(1), d = c.width;
-  detail::check_tokens(function, "x", x, batch, time, d);
-  detail::check_tokens(function, "y", y, batch, time, d);
-  check_disjoint(function, "y", y, "x", x);
-  if (saved.batch() != batch || saved.time() != time)
-    throw error(function, "saved",
-                "activations for " + std::to_string(batch) + " x " + std::to_string(time),
-                std::to_string(saved.batch()) + " x " + std::to_string(saved.time()));
-  saved.check(function, c);
-  detail::check_state(function, c, state, batch, time);
-  check_parameters("block_forward: w", c, w, [&](const char* name, const auto& part) {
-    check_disjoint(function, "y", y, name, part);
-  });
-  if (batch == 0 || time == 0) return {};
+  const bool any = detail::check_forward(c, w, x, y, saved);
+  detail::check_state("block_forward", c, state, x.extent(0), x.extent(1));
+  if (!any) return {};
   using detail::forward_pass;
   return forward_pass(backend, c, w, x, y, state, saved, drop);
+}
+
+/// The same for whole sequences, which need no state.
+template <backend_tag B, element T, class Memory>
+recurrence_report block_forward(const B& backend, const block_config& c,
+                                const block_parameters<const T>& w, const view<const T, 3>& x,
+                                const view<T, 3>& y, const initial_banks<accumulator_t<T>>& banks,
+                                block_activations<T, Memory>& saved,
+                                const block_dropout& drop = {}) {
+  require_built<B, primitive::block>();
+  require_memory<B, Memory>();
+  const char* function = "block_forward";
+  const bool any = detail::check_forward(c, w, x, y, saved);
+  check_dense(function, "banks.keys", banks.keys, {c.slots, c.width});
+  check_dense(function, "banks.values", banks.values, {c.slots, c.width});
+  if (c.update == update::stream && x.extent(1) > c.memory_block)
+    throw error(function, "x",
+                "at most " + std::to_string(c.memory_block) +
+                    " tokens (a memory block) where there is no state",
+                std::to_string(x.extent(1)));
+  if (!any) return {};
+  using detail::forward_pass;
+  return forward_pass(backend, c, w, x, y, banks, saved, drop);
 }
 
 /// Parameter gradients accumulate; dx and the bank gradients are overwritten.

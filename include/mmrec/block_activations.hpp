@@ -96,7 +96,9 @@ class block_activations {
   }
   /// Keys (which = 0) or values (1) of the top level that segment s read.
   view<State, 3> top(index_t s, index_t which) {
-    return {tops_.data() + (2 * s + which) * batch_ * top_ * width_, {batch_, top_, width_}};
+    return {tops_.data() + (2 * s + which) * batch_ * top_ * width_,
+            {batch_, top_, width_},
+            {one_bank ? 0 : top_ * width_, width_, 1}};
   }
 
   view<State, 2> initial_view() { return {initial.data(), {batch_, width_}}; }
@@ -108,6 +110,7 @@ class block_activations {
   array<State> initial;      // (batch, D): h before the pass
   index_t first_token = 0;   // position of the pass
   block_dropout dropout{};   // as given to the forward call
+  bool one_bank = false;     // that all sequences read
 
  private:
   /// A pass of `time` tokens meets at most this many memory blocks, whatever its alignment.
@@ -118,6 +121,13 @@ class block_activations {
   index_t batch_ = 0, time_ = 0, segments_ = 0, top_ = 0, width_ = 0;
   array<T> storage_;
   array<State> tops_;
+};
+
+/// The banks that new sequences begin with, the same for all of them: (slots, D).
+template <class State>
+struct initial_banks {
+  view<const State, 2> keys;
+  view<const State, 2> values;
 };
 
 /// Gradient of the banks as they were at the start of the pass, (batch, slots, D), overwritten;

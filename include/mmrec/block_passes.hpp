@@ -7,17 +7,27 @@
 
 namespace mmrec::detail {
 
+/// What a pass reads of the memory, and where it leaves what it remembers.
+template <class State, class Memory>
+struct pass_memory {
+  view<const State, 3> keys, values;             // (batch, slots, D), or one bank for all sequences
+  memory_state<State, Memory>* state = nullptr;  // null: new sequences, of which nothing is kept
+};
+
 template <class B, element T, class Memory>
 recurrence_report forward_pass(const B& backend, const block_config& c,
                                const block_parameters<const T>& w, const view<const T, 3>& x,
-                               const view<T, 3>& y, memory_state<accumulator_t<T>, Memory>& state,
+                               const view<T, 3>& y,
+                               const pass_memory<accumulator_t<T>, Memory>& memory,
                                block_activations<T, Memory>& saved, const block_dropout& drop) {
   using State = accumulator_t<T>;
+  auto* const state = memory.state;
   const index_t batch = x.extent(0), time = x.extent(1), d = c.width;
   const block_views<T> at(c, saved, saved.qkvz);
   const auto rows = token_rows(x);
   saved.dropout = drop;
-  saved.first_token = c.update == update::stream ? state.tokens : 0;
+  saved.first_token = state && c.update == update::stream ? state->tokens : 0;
+  saved.one_bank = memory.keys.stride(0) == 0;
 
   rms_norm(backend, rows, w.norm1, saved.n1, c.norm);
   linear(backend, saved.n1, w.qkvz.weight, saved.qkvz, {.bias = w.qkvz.bias});
@@ -36,13 +46,15 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
   }
   if (c.convex) transform(backend, convex_input{}, saved.z, at.z, saved.gamma);
 
-  if (c.update == update::reference) fill(backend, state.hidden_view(), 0);
-  transform(backend, same_value{}, saved.initial_view(), state.hidden_view());
+  if (!state || c.update == update::reference)
+    fill(backend, saved.initial_view(), 0);
+  else
+    transform(backend, same_value{}, saved.initial_view(), state->hidden_view());
   const auto h = by_time(saved.h, batch, time);
   const auto report = recurrence(backend, by_time(c.convex ? saved.z : at.z, batch, time),
                                  by_time(saved.gamma, batch, time), w.recurrence(), h,
                                  {.initial = saved.initial_view(),
-                                  .final = state.hidden_view(),
+                                  .final = state ? state->hidden_view() : view<State, 2>{},
                                   .gates = by_time(saved.gates, batch, time),
                                   .form = c.recurrence});
 
@@ -52,15 +64,16 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
   for (index_t i = 0; i < segments; ++i) {
     const segment s = segment_at(c, saved.first_token, time, i);
     const auto keys = saved.top(i, 0), values = saved.top(i, 1);
-    hds_top(backend, view<const State, 3>(state.keys_view()), keys);
-    hds_top(backend, view<const State, 3>(state.values_view()), values);
+    const index_t banks = saved.one_bank ? 1 : batch;
+    hds_top(backend, memory.keys.slice(0, 0, banks), keys.slice(0, 0, banks));
+    hds_top(backend, memory.values.slice(0, 0, banks), values.slice(0, 0, banks));
     attention(backend, by_time(saved.query, batch, time).slice(1, s.begin, s.count), keys, values,
               c.heads, by_time(saved.read, batch, time).slice(1, s.begin, s.count),
               {.probabilities = probabilities_of(saved.probabilities, s, batch, c.heads)});
-    if (c.update == update::stream) {
-      add_time_sum(backend, view<const T, 3>(h.slice(1, s.begin, s.count)), state.sum_view());
+    if (state && c.update == update::stream) {
+      add_time_sum(backend, view<const T, 3>(h.slice(1, s.begin, s.count)), state->sum_view());
       if (s.writes)
-        write_mean(backend, state.keys_view(), state.values_view(), state.sum_view(), c.write,
+        write_mean(backend, state->keys_view(), state->values_view(), state->sum_view(), c.write,
                    s.block, c.memory_block);
     }
   }
@@ -68,8 +81,8 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
   // r = x + dropout(h or W_out(h o silu(q)), + attention + 0.1 v)
   linear(backend, saved.read, w.attention_out.weight, saved.r, {.bias = w.attention_out.bias});
   view<const T, 2> contribution = saved.h;
-  const scratch_for<B, T> memory(backend, static_cast<std::size_t>(batch * time * d));
-  const view<T, 2> temporary{memory.data(), {batch * time, d}};
+  const scratch_for<B, T> space(backend, static_cast<std::size_t>(batch * time * d));
+  const view<T, 2> temporary{space.data(), {batch * time, d}};
   if (c.output_gate) {
     transform(backend, gated_output{}, saved.gated, saved.h, at.q);
     linear(backend, saved.gated, w.out.weight, temporary, {.bias = w.out.bias});
@@ -96,10 +109,38 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
          {.bias = w.ffn_out.bias, .dropout = dropout_of(c, drop, 2)});
   transform(backend, sum{}, out, out, saved.r);
 
+  if (!state) return report;
   if (c.update == update::reference)
-    write_reference(backend, view<const T, 3>(y), view<const T, 3>(h), state);
-  state.tokens += time;
+    write_reference(backend, view<const T, 3>(y), view<const T, 3>(h), *state);
+  state->tokens += time;
   return report;
+}
+
+template <class B, element T, class Memory>
+recurrence_report forward_pass(const B& backend, const block_config& c,
+                               const block_parameters<const T>& w, const view<const T, 3>& x,
+                               const view<T, 3>& y, memory_state<accumulator_t<T>, Memory>& state,
+                               block_activations<T, Memory>& saved, const block_dropout& drop) {
+  return forward_pass(
+      backend, c, w, x, y,
+      pass_memory<accumulator_t<T>, Memory>{state.keys_view(), state.values_view(), &state}, saved,
+      drop);
+}
+
+/// Of whole sequences: they begin with `banks`, and nothing of their memory is kept.
+template <class B, element T, class Memory>
+recurrence_report forward_pass(const B& backend, const block_config& c,
+                               const block_parameters<const T>& w, const view<const T, 3>& x,
+                               const view<T, 3>& y, const initial_banks<accumulator_t<T>>& banks,
+                               block_activations<T, Memory>& saved, const block_dropout& drop) {
+  using State = accumulator_t<T>;
+  const auto for_all = [&](const view<const State, 2>& bank) {
+    return view<const State, 3>{
+        bank.data_handle(), {x.extent(0), c.slots, c.width}, {0, bank.stride(0), bank.stride(1)}};
+  };
+  return forward_pass(backend, c, w, x, y,
+                      pass_memory<State, Memory>{for_all(banks.keys), for_all(banks.values)}, saved,
+                      drop);
 }
 
 template <class B, element T, class Memory>

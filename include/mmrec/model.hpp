@@ -22,6 +22,11 @@
 //   double loss = pass.forward(backend::simd{}, m, ids, targets, state);
 //   pass.backward(backend::simd{}, m, ids, gradients);               // adds to the flat array
 //
+// Whole sequences, whose memory nobody asks for afterwards, need no state. The result is that of
+// restart and forward, but no bank is copied for each sequence and none is written:
+//
+//   pass.forward_whole(backend::simd{}, m, ids, targets, loss, true);
+//
 // On the GPU the model, its states and its passes lie in device memory, by their second template
 // argument, and so do ids, targets and gradients (the span is of device memory). No call waits but
 // the one that returns the loss. The host does not look at ids and targets: the loss of a wrong one
@@ -78,21 +83,9 @@ class model_pass {
     require_memory<B, Memory>();
     check<B>("model_pass::forward", m, ids);
     check_state("model_pass::forward", m, state);
-    const auto& c = m.config();
-    const T* w = m.parameters().data();
-    embedding(backend, flat(ids), m.table(w), rows(0));
-    report_ = {};
-    for (index_t i = 0; i < c.layers; ++i) {
-      block_dropout mine = drop;
-      mine.stream += 3 * static_cast<std::uint64_t>(i);
-      const auto r = block_forward(backend, c.block, m.block(w, i), view<const T, 3>(tokens(i)),
-                                   tokens(i + 1), state.blocks[static_cast<std::size_t>(i)],
-                                   blocks_[static_cast<std::size_t>(i)], mine);
-      report_ = {r.solver, report_.windows + r.windows, std::max(report_.sweeps, r.sweeps),
-                 report_.sequential_steps + r.sequential_steps};
-    }
-    rms_norm(backend, rows(c.layers), m.final_norm(w), normed(), c.block.norm);
-    linear(backend, normed(), m.table(w), flat_logits());
+    run(backend, m, ids, drop, [&](index_t i) -> memory_state<State, Memory>& {
+      return state.blocks[static_cast<std::size_t>(i)];
+    });
   }
 
   /// Writes the loss to loss(0), in the backend's memory; with `for_backward` the logits become its
@@ -102,13 +95,30 @@ class model_pass {
                const view<const Id, 2>& targets, model_state<State, Memory>& state,
                const view<double, 1>& loss, bool for_backward = false, double scale = 1,
                const block_dropout& drop = {}) {
-    const char* function = "model_pass::forward";
-    check_view(function, "loss", loss, {1});
-    check_tokens(function, "targets", targets);
-    if constexpr (loop_backend<B>) check_targets(function, flat(targets), v_, -100);
+    check_loss<B>("model_pass::forward", targets, loss);
     forward(backend, m, ids, state, drop);
-    cross_entropy(backend, flat_logits(), flat(targets), loss,
-                  {.dlogits = for_backward ? flat_logits() : view<T, 2>{}, .scale = scale});
+    take_loss(backend, targets, loss, for_backward, scale);
+  }
+
+  /// The same for whole sequences, which begin with the model's banks and leave no memory. A pass
+  /// that is longer than a memory block keeps a state of its own for this (update::stream).
+  template <backend_tag B, std::integral Id>
+  void forward_whole(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
+                     const view<const Id, 2>& targets, const view<double, 1>& loss,
+                     bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
+    require_built<B, primitive::block>();
+    require_memory<B, Memory>();
+    const char* function = "model_pass::forward_whole";
+    check<B>(function, m, ids);
+    check_loss<B>(function, targets, loss);
+    const auto& c = m.config().block;
+    if (c.update == update::stream && time_ > c.memory_block) {
+      m.restart(backend, own_state_, batch_);
+      forward(backend, m, ids, own_state_, drop);
+    } else {
+      run(backend, m, ids, drop, [&](index_t i) { return m.banks(i); });
+    }
+    take_loss(backend, targets, loss, for_backward, scale);
   }
 
   /// Returns the loss; backend::cuda waits for it.
@@ -170,6 +180,39 @@ class model_pass {
   }
 
  private:
+  /// All blocks; memory(i) is block i's state, or the banks that whole sequences begin with.
+  template <class B, class Id, class BlockMemory>
+  void run(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
+           const block_dropout& drop, const BlockMemory& memory) {
+    const auto& c = m.config();
+    const T* w = m.parameters().data();
+    embedding(backend, flat(ids), m.table(w), rows(0));
+    report_ = {};
+    for (index_t i = 0; i < c.layers; ++i) {
+      block_dropout mine = drop;
+      mine.stream += 3 * static_cast<std::uint64_t>(i);
+      const auto r =
+          block_forward(backend, c.block, m.block(w, i), view<const T, 3>(tokens(i)), tokens(i + 1),
+                        memory(i), blocks_[static_cast<std::size_t>(i)], mine);
+      report_ = {r.solver, report_.windows + r.windows, std::max(report_.sweeps, r.sweeps),
+                 report_.sequential_steps + r.sequential_steps};
+    }
+    rms_norm(backend, rows(c.layers), m.final_norm(w), normed(), c.block.norm);
+    linear(backend, normed(), m.table(w), flat_logits());
+  }
+  template <class B, class Id>
+  void check_loss(const char* function, const view<const Id, 2>& targets,
+                  const view<double, 1>& loss) const {
+    check_view(function, "loss", loss, {1});
+    check_tokens(function, "targets", targets);
+    if constexpr (loop_backend<B>) check_targets(function, flat(targets), v_, -100);
+  }
+  template <class B, class Id>
+  void take_loss(const B& backend, const view<const Id, 2>& targets, const view<double, 1>& loss,
+                 bool for_backward, double scale) {
+    cross_entropy(backend, flat_logits(), flat(targets), loss,
+                  {.dlogits = for_backward ? flat_logits() : view<T, 2>{}, .scale = scale});
+  }
   template <class Id>
   void check_tokens(const char* function, const char* argument, const view<const Id, 2>& v) const {
     check_view(function, argument, v, {batch_, time_});
@@ -221,6 +264,7 @@ class model_pass {
   index_t batch_, time_, d_, v_;
   std::vector<block_activations<T, Memory>> blocks_;
   array<T> x_, normed_, logits_;
+  model_state<State, Memory> own_state_;  // of forward_whole, where it needs one
   recurrence_report report_{};
 };
 

@@ -76,6 +76,13 @@ class model {
   array<State>& bank(index_t i, index_t which) {
     return banks_[static_cast<std::size_t>(2 * i + which)];
   }
+  initial_banks<State> banks(index_t i) const {
+    const auto bank = [&](index_t which) {
+      return view<const State, 2>{banks_[static_cast<std::size_t>(2 * i + which)].data(),
+                                  {config_.block.slots, config_.block.width}};
+    };
+    return {bank(0), bank(1)};
+  }
 
   /// Weights and biases U(+-1/sqrt(fan_in)), norms 1, embedding U(+-1/sqrt(D)); the same on every
   /// machine.

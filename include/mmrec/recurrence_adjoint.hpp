@@ -24,11 +24,12 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
   const bool in_sweeps = form.solver == solver::parallel;
   recurrence_report report{in_sweeps ? solver::parallel : solver::sequential, 0, 0, 0};
 
-  // p (batch, time, D), e (batch, time, D), a = [a_b a_m] (batch, time, width); carry (batch, D) =
-  // dp of the step after.
-  scratch<Acc> p(memory, size(tokens * d)), e(memory, size(tokens * d)),
-      a(memory, size(tokens * width));
-  scratch<Acc> carry(memory, size(batch * d));
+  // p (batch, time, D), a = [a_b a_m] (batch, time, width), its sum over time (batch, width); dz of
+  // the input's own way (batch, time, D); carry (batch, D) = dp of the step after.
+  scratch<Acc> p(memory, size(tokens * d)), a(memory, size(tokens * width));
+  scratch<Acc> sums(memory, size(batch * width)), carry(memory, size(batch * d));
+  scratch<Acc> own_dz(memory, size(form.mix_gate && out.dz ? tokens * d : 0));
+  std::fill_n(sums.data(), batch * width, Acc(0));
   for_each_row(backend, tokens, d, [&](index_t i) {
     const index_t b = i / time, t = i % time;
     for_units<V>(d, [&](index_t j, std::size_t live) {
@@ -56,6 +57,28 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
       return step.direct;
     };
   };
+  // What else a unit of the final e gives at token i, whose a is there: dgamma, its part of dz and
+  // of the sums.
+  const auto into_gradients = [&](index_t i) {
+    const index_t b = i / time, t = i % time;
+    const T* saved = &out.gates(b, t, 0);
+    T *dgamma = out.dgamma ? &out.dgamma(b, t, 0) : nullptr,
+      *dz = out.dz && !form.mix_gate ? &out.dz(b, t, 0) : nullptr;
+    Acc* own = form.mix_gate && out.dz ? own_dz.data() + i * d : nullptr;
+    return [=, pt = p.data() + i * d, ai = a.data() + i * width, sum = sums.data() + b * width,
+            n = d, both = form.mix_gate](const V& ej, index_t j, std::size_t live) {
+      if (dgamma) store_unit(dgamma + j, (one + mix) * ej * load_unit<V>(pt + j, live), live);
+      const V direct =
+          ej * (load_unit<V>(saved + j, live) + mix * load_unit<V>(saved + n + j, live));
+      if (dz) store_unit(dz + j, direct, live);
+      if (own) store_unit(own + j, direct, live);
+      const auto add = [&](index_t k) {
+        store_unit(sum + k, load_unit<V>(sum + k, live) + load_unit<V>(ai + k, live), live);
+      };
+      add(j);
+      if (both) add(n + j);
+    };
+  };
 
   product<B, Acc> weights(backend, width, d);
   weights.pack(state_weights<false>(backend, w, form));
@@ -75,13 +98,14 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
         for (index_t b = row; b < last; ++b) {
           const index_t i = b * time + t;
           const T *gt = &g(b, t, 0), *decay = &gamma(b, t, 0);
-          Acc *ei = e.data() + i * d, *dp = carry.data() + b * d;
+          Acc* dp = carry.data() + b * d;
           const auto gates = through_gates(i, a.data() + i * width);
+          const auto gradients = into_gradients(i);
           for_units<V>(d, [&](index_t j, std::size_t live) {
             const V ej = load_unit<V>(gt + j, live) + load_unit<V>(dp + j, live);
             const V gj = load_unit<V>(decay + j, live);
-            store_unit(ei + j, ej, live);
             store_unit(dp + j, gates(ej, j, live) + ej * (gj + mix * gj), live);
+            gradients(ej, j, live);
           });
         }
         const view<const Acc, 3> at_t{
@@ -157,8 +181,13 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
       const index_t exact = done ? steps : std::min(steps, sweep), first = steps - exact;
       for_each_row(backend, batch, exact * (d + width), [&](index_t b) {
         const index_t i = b * steps + first, all = b * time + from + first;
-        std::copy_n(now.data() + i * d, exact * d, e.data() + all * d);
         std::copy_n(block_a.data() + i * width, exact * width, a.data() + all * width);
+        for (index_t k = exact; k-- > 0;) {
+          const auto gradients = into_gradients(all + k);
+          for_units<V>(d, [&](index_t j, std::size_t live) {
+            gradients(load_unit<V>(now.data() + (i + k) * d + j, live), j, live);
+          });
+        }
         for_units<V>(d, [&](index_t j, std::size_t live) {
           store_unit(carry.data() + b * d + j,
                      load_unit<V>(q.data() + i * d + j, live) +
@@ -175,62 +204,44 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
     }
   }
 
-  // Everything that is a sum over all tokens, in one product each.
-  const view<const Acc, 3> a_block{a.data(), {1, tokens, d}, {0, width, 1}};
-  const view<const Acc, 3> a_mix{a.data() + (form.mix_gate ? d : 0), {1, tokens, d}, {0, width, 1}};
+  // Sums over all tokens: one product with p for both gates, one with z for the second.
   const view<const Acc, 2> all_p{p.data(), {tokens, d}};
-  const auto write_to = [&](const auto& target, index_t column) {
-    return [&target, column, keep = out.accumulate_parameters](index_t i, index_t j, const V& v,
-                                                               std::size_t live) {
-      auto* t = &target(i, column) + j;
-      store_unit(t, keep ? v + load_unit<V>(t, live) : v, live);
-    };
+  const view<const Acc, 2> a_mix{a.data() + (form.mix_gate ? d : 0), {tokens, d}, {width, 1}};
+  const auto add_to = [keep = out.accumulate_parameters](T* t, const V& v, std::size_t live) {
+    store_unit(t, keep ? v + load_unit<V>(t, live) : v, live);
   };
-  const auto sum_rows = [&](const view<const Acc, 3>& from, const view<T, 1>& target) {
-    constexpr index_t units = lane_traits<V>::count;
-    for_each_row(backend, (d + units - 1) / units, tokens * units, [&](index_t unit) {
-      const index_t j = unit * units;
-      const auto live = static_cast<std::size_t>(std::min(units, d - j));
-      T* t = &target(0) + j;
-      V total = out.accumulate_parameters ? load_unit<V>(t, live) : math::constant<V>(0);
-      for (index_t i = 0; i < tokens; ++i) total = total + load_unit<V>(&from(0, i, 0) + j, live);
-      store_unit(t, total, live);
+  const bool from_block{out.dblock}, from_mix = form.mix_gate && out.dmix;
+  if (from_block || from_mix) {
+    const index_t first = from_block ? 0 : d, rows = (from_mix ? width : d) - first;
+    multiply<Acc>(backend, as_operand<true>(backend, all_a.slice(1, first, rows)),
+                  as_operand(backend, all_p),
+                  [&](index_t i, index_t j, const V& v, std::size_t live) {
+                    const index_t row = first + i;
+                    add_to(row < d ? &out.dblock(row, 0) + j : &out.dmix(row - d, d) + j, v, live);
+                  });
+  }
+  if (from_mix)
+    multiply<Acc>(backend, as_operand<true>(backend, a_mix), as_operand(backend, z),
+                  [&](index_t i, index_t j, const V& v, std::size_t live) {
+                    add_to(&out.dmix(i, 0) + j, v, live);
+                  });
+  const auto into_bias = [&](const view<T, 1>& target, index_t first) {
+    if (!target) return;
+    for_units<V>(d, [&](index_t j, std::size_t live) {
+      V total = math::constant<V>(0);
+      for (index_t b = 0; b < batch; ++b)
+        total = total + load_unit<V>(sums.data() + b * width + first + j, live);
+      add_to(&target(0) + j, total, live);
     });
   };
-  if (out.dblock)
-    multiply<Acc>(backend, as_operand<true>(backend, a_block), as_operand(backend, all_p),
-                  write_to(out.dblock, 0));
-  if (out.dblock_bias) sum_rows(a_block, out.dblock_bias);
-  if (form.mix_gate) {
-    if (out.dmix) {
-      multiply<Acc>(backend, as_operand<true>(backend, a_mix), as_operand(backend, z),
-                    write_to(out.dmix, 0));
-      multiply<Acc>(backend, as_operand<true>(backend, a_mix), as_operand(backend, all_p),
-                    write_to(out.dmix, d));
-    }
-    if (out.dmix_bias) sum_rows(a_mix, out.dmix_bias);
-  }
-  const auto direct_dz = [&](index_t i, index_t j, std::size_t live) {
-    const T* saved = &out.gates(i / time, i % time, 0);
-    return load_unit<V>(e.data() + i * d + j, live) *
-           (load_unit<V>(saved + j, live) + mix * load_unit<V>(saved + d + j, live));
-  };
+  into_bias(out.dblock_bias, 0);
+  if (form.mix_gate) into_bias(out.dmix_bias, d);
   if (out.dz && form.mix_gate)
     multiply<Acc>(backend, as_operand(backend, a_mix), as_operand(backend, w.mix.slice(1, 0, d)),
                   [&](index_t i, index_t j, const V& v, std::size_t live) {
-                    store_unit(&out.dz(i / time, i % time, 0) + j, v + direct_dz(i, j, live), live);
+                    store_unit(&out.dz(i / time, i % time, 0) + j,
+                               v + load_unit<V>(own_dz.data() + i * d + j, live), live);
                   });
-  for_each_row(backend, tokens, 4 * d, [&](index_t i) {
-    for_units<V>(d, [&](index_t j, std::size_t live) {
-      if (out.dz && !form.mix_gate)
-        store_unit(&out.dz(i / time, i % time, 0) + j, direct_dz(i, j, live), live);
-      if (out.dgamma)
-        store_unit(&out.dgamma(i / time, i % time, 0) + j,
-                   (one + mix) * load_unit<V>(e.data() + i * d + j, live) *
-                       load_unit<V>(p.data() + i * d + j, live),
-                   live);
-    });
-  });
   if (out.dinitial)
     for (index_t b = 0; b < batch; ++b) std::copy_n(carry.data() + b * d, d, &out.dinitial(b, 0));
   if (out.report) *out.report = report;

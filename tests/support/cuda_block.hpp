@@ -44,6 +44,15 @@ recurrence_report forward_pass(const device&, const block_config& c,
   });
 }
 template <element T, class Memory>
+recurrence_report forward_pass(const device&, const block_config& c,
+                               const block_parameters<const T>& w, const view<const T, 3>& x,
+                               const view<T, 3>& y, const initial_banks<accumulator_t<T>>& banks,
+                               block_activations<T, Memory>& saved, const block_dropout& drop) {
+  return on_the_device("block_forward", [&](const backend::cuda& gpu) {
+    return mmrec::detail::forward_pass(gpu, c, w, x, y, banks, saved, drop);
+  });
+}
+template <element T, class Memory>
 recurrence_report backward_pass(const device&, const block_config& c,
                                 const block_parameters<const T>& w, const view<const T, 3>& x,
                                 const view<const T, 3>& dy, block_activations<T, Memory>& saved,
