@@ -47,10 +47,10 @@ inline int power_of_two(index_t n, int most) {
 
 /// Warps that a multiprocessor needs to be busy, and blocks that share the work of walking evenly.
 inline constexpr index_t busy_warps = 16, walking_blocks_x4 = 7;
-/// Warps that walk alone and keep a multiprocessor busy, also where their steps take exponentials;
-/// and their lanes side by side where time is nearest in memory.
-inline constexpr index_t lone_warps_x4 = 7, costly_lone_warps_x4 = 48;
-inline constexpr int lone_across = 8;
+/// Warps that walk alone and keep a multiprocessor busy; where their steps take exponentials; and
+/// where time is nearest in memory, of which they are to have a few tiles.
+inline constexpr index_t lone_warps_x4 = 7, costly_lone_warps_x4 = 12, linked_lone_warps_x4 = 24;
+inline constexpr int few_tiles = 4;
 /// Places in time that are walked rather than cut into pieces; and warps of pieces in a chain, from
 /// which on blocks are as large as can be.
 inline constexpr index_t short_walk = 32, long_chain = 4096;
@@ -70,14 +70,14 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
   };
 
   if (t.kernel == scan_kernel::chosen && t.warps == 0 && t.across == 0 && !segments) {
-    // Time nearest in memory: deeper where that makes warps enough, as far as time goes.
+    // Time nearest in memory: as deep as makes a few tiles.
     constexpr index_t L = 64 / sizeof(T);
-    plan.across = time_nearest ? lone_across : warp;
-    while (plan.across > 1 && time_nearest && groups(plan.across) < device.multiprocessors * 8)
-      plan.across /= 2;
-    while (plan.across < warp && (warp / plan.across) * L > length) plan.across *= 2;
+    plan.across = time_nearest ? 1 : warp;
+    while (plan.across < warp && (warp / plan.across) * L * few_tiles > length) plan.across *= 2;
     const index_t warps_x4 = groups(plan.across) * 4 / device.multiprocessors;
-    if (warps_x4 >= (costly || time_nearest ? costly_lone_warps_x4 / 2 : lone_warps_x4)) {
+    if (warps_x4 >= (time_nearest ? linked_lone_warps_x4
+                     : costly     ? costly_lone_warps_x4
+                                  : lone_warps_x4)) {
       plan.blocks = groups(plan.across);
       return plan;
     }
@@ -223,8 +223,8 @@ void sweep(const backend::cuda& backend, const Op& op,
     p.out[k] = d::stream_of_view<S>(args.out[k].out, plan.across);
     p.accumulate[k] = args.out[k].accumulate;
     // A warp alone puts results where its tile had the input, in the same order.
-    if (plan.lone() && (args.out[k].accumulate || (p.out[k].how == d::access::times) !=
-                                                      (p.in[k].how == d::access::times)))
+    if (plan.lone() && (args.out[k].accumulate ||
+                        (p.out[k].how == d::access::times) != (p.in[k].how == d::access::times)))
       p.out[k].how = d::access::elements;
   }
   p.carry_in = d::states_of_view(args.carry_in);

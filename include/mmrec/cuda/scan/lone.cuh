@@ -4,8 +4,8 @@
 //
 //   channels nearest in memory   32 side by side, who take the steps in the order of the definition;
 //                                results have the bits of a plain loop with fused multiply-adds
-//   time nearest                 a few, each a quarter or half a kilobyte of time deep, so that
-//                                memory is read in long rows; lanes pass on summaries by shuffles
+//   time nearest                 one or a few, whose lanes are deep in time, so that memory is read
+//                                in long rows; they pass on summaries by shuffles
 //
 // A tile is 64 bytes of each lane; several are on their way while one is worked on. Results take
 // the place of what was read in the tile, and leave it 16 bytes at once as the inputs came.
@@ -112,10 +112,9 @@ struct lone_sweep : lane_sweep<P> {
       mine += start * s.time;
 #pragma unroll
       for (int i = 0; i < vectors; ++i)
-        at[i] = how(s) == access::elements
-                    ? mine
-                    : from_lane(mine, tile::owner(how(s), lane, i)) +
-                          tile::offset(how(s), lane, i, s.time);
+        at[i] = how(s) == access::elements ? mine
+                                           : from_lane(mine, tile::owner(how(s), lane, i)) +
+                                                 tile::offset(how(s), lane, i, s.time);
     };
 #pragma unroll
     for (int k = 0; k < NI; ++k) vector(from[k], base::in[k], p.in[k]);
@@ -172,8 +171,7 @@ struct lone_sweep : lane_sweep<P> {
   /// the recurrence begins with this lane's first step in time.
   template <class F>
   __device__ __forceinline__ void each_place(const T* here, bool first,
-                                             const T (&below)[at_least_one<NS>],
-                                             const F& f) const {
+                                             const T (&below)[at_least_one<NS>], const F& f) const {
     T edge[at_least_one<NS>];
 #pragma unroll
     for (int c = 0; c < L; c += R) {
@@ -198,8 +196,8 @@ struct lone_sweep : lane_sweep<P> {
       f(x, at);
     }
   }
-  __device__ __forceinline__ typename own::few sum_up(
-      const T* here, bool first, const T (&below)[at_least_one<NS>]) const {
+  __device__ __forceinline__ typename own::few sum_up(const T* here, bool first,
+                                                      const T (&below)[at_least_one<NS>]) const {
     auto few = own::no_steps(p.op);
     each_place(here, first, below, [&](const place_steps<P>& x, int) {
       this->template each<true, R>(
@@ -272,19 +270,19 @@ struct lone_sweep : lane_sweep<P> {
   }
 };
 
-/// All steps of [from, to), one after another, by each lane of a recurrence; the first writes.
+/// All steps of [from, to), one after another, by one lane of a recurrence.
 template <class P>
 __device__ __noinline__ typename lane_sweep<P>::carry_type lone_carefully(
     const P& p, index_t from, index_t to, typename lane_sweep<P>::carry_type carry) {
   using sweep = lane_sweep<P>;
-  sweep b(p, blockIdx.x);
-  b.live = b.live && b.place == 0;
+  const sweep b(p, blockIdx.x);
   const index_t first = from / sweep::R, count = (to + sweep::R - 1) / sweep::R - first;
+  if (b.place == 0)
 #pragma unroll 1
-  for (index_t i = 0; i < count; ++i)
-    b.template advance<false>(
-        b.read((first + (sweep::backwards ? count - 1 - i : i)) * sweep::R), carry);
-  return carry;
+    for (index_t i = 0; i < count; ++i)
+      b.template advance<false>(b.read((first + (sweep::backwards ? count - 1 - i : i)) * sweep::R),
+                                carry);
+  return from_lane(carry, b.column);
 }
 
 template <class P, access How>
