@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scans on the GPU beside a copy of the same bytes, in one process and in turns, as JSON lines.
 //
-//   scan_gpu_float [--quick] [--rounds 20] [--kernel walk|split] [--warps 8] [--across 32]
+//   scan_gpu_float [--quick] [--shapes 1,8] [--rounds 20] [--kernel walk|split] [--warps 8]
+//                  [--across 32]
 //
-// The last three replace the library's choice, to see what another would have taken.
+// Shapes are numbered as they stand at the end of this file, from 0. The last three replace the library's choice, to see what another would have taken.
 // `fraction` is the median over the rounds of copy time / scan time: 1.0 means that the arithmetic
 // is free. A copy of the same bytes reads half of what a scan reads and writes together. For short
 // scans the launch counts: `against_launch` is scan time / (empty kernel + copy).
@@ -140,10 +141,12 @@ struct bench {
 int main(int argc, char** argv) {
   bench b;
   bool quick = false;
+  std::string shapes;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) quick = true;
     if (i + 1 == argc) break;
     const char* const value = argv[i + 1];
+    if (std::strcmp(argv[i], "--shapes") == 0) shapes = value;
     if (std::strcmp(argv[i], "--rounds") == 0) b.rounds = std::atoi(value);
     if (std::strcmp(argv[i], "--warps") == 0) cuda::tuning().warps = std::atoi(value);
     if (std::strcmp(argv[i], "--across") == 0) cuda::tuning().across = std::atoi(value);
@@ -158,6 +161,7 @@ int main(int argc, char** argv) {
   }
   std::printf("{\"device\": \"%s\", \"multiprocessors\": %d}\n", device.name,
               device.multiProcessorCount);
+  int number = 0;
   for (const shape& s : {shape{8, 1024, 64, false},
                          {8, 4096, 2048, false},
                          {1, 65536, 1024, false},
@@ -168,6 +172,8 @@ int main(int argc, char** argv) {
                          {12288, 65536, 1, true},
                          {1, 1048576, 64, false},
                          {1, 16777216, 1, true}}) {
+    const std::string own = "," + std::to_string(number++) + ",";
+    if (!shapes.empty() && ("," + shapes + ",").find(own) == std::string::npos) continue;
     if (quick && s.batch * s.time * s.channel > (index_t{1} << 26)) continue;
     b.run(s);
   }

@@ -209,6 +209,13 @@ MMREC_HD_INLINE V infinity() {
 /// The larger of the two; NaN if either is NaN.
 template <class V>
 MMREC_HD_INLINE V maximum(const V& a, const V& b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<V, float>) {
+    float m;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(m) : "f"(a), "f"(b));
+    return m;
+  }
+#endif
   return select(a > b, a, select(b >= a, b, a + b));
 }
 

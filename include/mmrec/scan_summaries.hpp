@@ -2,9 +2,10 @@
 // What several steps of a scan do to the state before them, as one value: the summary. Summaries
 // let time be cut into pieces that are worked on at once:
 //
-//   s = none;  extend(s, inputs of step 1), extend(s, inputs of step 2), ...   one piece
-//   combine(left, right)                                                     two neighbouring ones
-//   apply(s, carry)                                                  the carry behind the piece
+//   few = no_steps;  extend(few, inputs of step 1), extend(few, inputs of step 2), ...
+//   s = sum_of(few)                                                     at most 16 steps
+//   combine(left, right)                                                two neighbouring summaries
+//   apply(s, carry)                                                     the carry behind the steps
 //
 // Three kinds serve every operator of scan_ops.hpp:
 //   affine  state -> a state + b: sums, products, linear scans, and all gradients
@@ -15,6 +16,11 @@
 //
 //   running = begin(carry),  follow(s, running) ...,  carry = end(running)
 //   sum = start(s),  append(sum, s) ...,  s = sum_of(sum)
+//
+// and where every state between them is looked at anyway, so that nobody else needs to know whether
+// they may be applied:
+//
+//   link = link_of(s),  link = join(link, link) ...,  pass(link, carry)
 //
 // No division, no difference of sums. A summary stands for its steps up to rounding, unless a state
 // on the way was infinite, NaN or huge: 0 times infinity or an overflow that a later step would
@@ -30,7 +36,8 @@
 namespace mmrec::scan_ops {
 
 /// `a` has double's range, so that a product over many steps does not vanish or overflow where the
-/// product with a state would not. The reaches bound |a| and |b| after every step so far.
+/// product with a state would not. The reaches bound |a| and |b| wherever summaries meet; a few steps
+/// on their own stay within affine_limits, or the reaches are infinite.
 template <class V>
 struct affine {
   double a;
@@ -47,15 +54,25 @@ struct folded {
   V value;
 };
 
+/// A few steps multiply by |a| <= `growth`, else their product, which starts as `scale`, overflows
+/// and stays infinite or NaN, whatever the steps behind do. What enters them is at most `reach`: so
+/// their states overflow where the sums of their own b do, which stay infinite or NaN as well, or
+/// not at all. A product that vanishes at the other end would make nothing of what enters, either.
 template <class V>
 struct affine_limits {
-  /// States and summaries within this: their products and sums stay finite.
-  static constexpr V reach = sizeof(V) == 4 ? V(0x1p60) : V(0x1p500);
+  static constexpr V growth = sizeof(V) == 4 ? V(0x1p32) : V(0x1p300);
+  static constexpr V scale = sizeof(V) == 4 ? V(0x1p96) : V(0x1p724);
+  static constexpr V reach = sizeof(V) == 4 ? V(0x1p70) : V(0x1p600);
 };
 
 /// Summaries and states one after another, for the kinds that gain nothing from more digits.
 template <class Own, class Type, class Carry>
 struct plain_series {
+  using few = Type;
+  template <class Op>
+  static MMREC_HD_INLINE Type no_steps(const Op& op) {
+    return Own::none(op);
+  }
   using series = Type;
   static MMREC_HD_INLINE Type start(const Type& s) { return s; }
   template <class Op>
@@ -69,23 +86,40 @@ struct plain_series {
     Own::apply(op, s, running);
   }
   static MMREC_HD_INLINE Carry end(const Carry& running) { return running; }
+  static MMREC_HD_INLINE Type link_of(const Type& s) { return s; }
+  template <class Op>
+  static MMREC_HD_INLINE Type join(const Op& op, const Type& left, const Type& right) {
+    return Own::combine(op, left, right);
+  }
+  template <class Op>
+  static MMREC_HD_INLINE void pass(const Op& op, const Type& link, Carry& c) {
+    Own::apply(op, link, c);
+  }
 };
 
 template <class Op, class V>
 struct affine_summaries {
   using type = affine<V>;
   using carry = std::array<V, Op::carries>;
+  using limits = affine_limits<V>;
 
   static MMREC_HD_INLINE type none(const Op&) { return {1.0, V(-0.0), V(1), V(0)}; }
-  static MMREC_HD_INLINE void extend(const Op& op, type& s, const std::array<V, Op::inputs>& in) {
+  /// Products of a are `scale` times what they are.
+  struct few {
+    V a, b;
+  };
+  static MMREC_HD_INLINE few no_steps(const Op&) { return {limits::scale, V(-0.0)}; }
+  static MMREC_HD_INLINE void extend(const Op& op, few& s, const std::array<V, Op::inputs>& in) {
     const auto [a, b] = op.coefficients(in);
-    // A NaN stays in a or b, whatever the reaches make of it.
-    s.a = s.a * static_cast<double>(a);
-    s.reach_a = math::larger_size(s.reach_a, static_cast<V>(s.a));
-    if constexpr (Op::has_offset) {
-      s.b = math::multiply_add(a, s.b, b);
-      s.reach_b = math::larger_size(s.reach_b, s.b);
-    }
+    s.a = s.a * a;
+    if constexpr (Op::has_offset) s.b = math::multiply_add(a, s.b, b);
+  }
+  static MMREC_HD_INLINE type sum_of(const few& s) {
+    const V none = math::infinity<V>();
+    const bool tame = math::abs(s.a) < none && math::abs(s.b) < none;
+    const V a = s.a * (1 / limits::scale), size = math::abs(a);
+    return {static_cast<double>(s.a) * (1 / double(limits::scale)), s.b,
+            tame ? size > V(1) ? size : V(1) : none, tame ? math::abs(s.b) : none};
   }
   static MMREC_HD_INLINE type combine(const Op& op, const type& left, const type& right) {
     series sum = start(left);
@@ -102,10 +136,10 @@ struct affine_summaries {
   static MMREC_HD_INLINE void append(const Op&, series& sum, const type& s) {
     if constexpr (Op::has_offset) {
       const V size = math::abs(static_cast<V>(sum.b));
-      sum.reach_b = larger(sum.reach_b, math::multiply_add(size, s.reach_a, s.reach_b));
+      sum.reach_b = math::maximum(sum.reach_b, math::multiply_add(size, s.reach_a, s.reach_b));
       sum.b = math::multiply_add(s.a, sum.b, static_cast<double>(s.b));
     }
-    sum.reach_a = larger(sum.reach_a, math::abs(static_cast<V>(sum.a)) * s.reach_a);
+    sum.reach_a = math::maximum(sum.reach_a, math::abs(static_cast<V>(sum.a)) * s.reach_a);
     sum.a = sum.a * s.a;
   }
   static MMREC_HD_INLINE type sum_of(const series& s) {
@@ -113,9 +147,8 @@ struct affine_summaries {
   }
   static MMREC_HD_INLINE bool may_apply(const type& s, const carry& c) {
     const V size = math::abs(c[0]);
-    constexpr V limit = affine_limits<V>::reach;
-    bool safe = s.reach_a <= limit && s.reach_b <= limit && s.a == s.a && s.b == s.b;
-    safe = safe && !(size > limit);  // NaN stays NaN in any case
+    // What meets what in them; a state that is NaN stays NaN in any case.
+    bool safe = math::multiply_add(s.reach_a, size, s.reach_b) <= limits::reach || size != size;
     if constexpr (sizeof(V) == 8) {
       // Here `a` has no more range than a state: it may have vanished before its time.
       const double a = math::abs(s.a);
@@ -139,10 +172,30 @@ struct affine_summaries {
   }
   static MMREC_HD_INLINE carry end(double running) { return {static_cast<V>(running)}; }
 
- private:
-  /// Of two bounds; where one is NaN there is none.
-  static MMREC_HD_INLINE V larger(const V& x, const V& y) {
-    return y <= x ? x : y > x ? y : math::infinity<V>();
+  struct product {
+    double a;
+  };
+  struct product_and_offset {
+    double a, b;
+  };
+  using link = std::conditional_t<Op::has_offset, product_and_offset, product>;
+  static MMREC_HD_INLINE link link_of(const type& s) {
+    if constexpr (Op::has_offset)
+      return {s.a, static_cast<double>(s.b)};
+    else
+      return {s.a};
+  }
+  static MMREC_HD_INLINE link join(const Op&, const link& left, const link& right) {
+    if constexpr (Op::has_offset)
+      return {left.a * right.a, math::multiply_add(right.a, left.b, right.b)};
+    else
+      return {left.a * right.a};
+  }
+  static MMREC_HD_INLINE void pass(const Op&, const link& s, carry& c) {
+    if constexpr (Op::has_offset)
+      c[0] = static_cast<V>(math::multiply_add(s.a, static_cast<double>(c[0]), s.b));
+    else
+      c[0] = static_cast<V>(s.a * static_cast<double>(c[0]));
   }
 };
 

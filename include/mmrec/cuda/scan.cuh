@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scans on the GPU. The shape decides who does the work:
 //
-//   many recurrences (batch times channels), or a short time
+//   very many recurrences (batch times channels)
+//                     a warp to a few of them walks time alone              scan/lone.cuh
+//   many recurrences, or a short time
 //                     a block per group of them walks time                  scan/walk.cuh
 //   few, and time fits in one block
 //                     the block holds all of it in shared memory            scan/split.cuh
@@ -9,14 +11,14 @@
 //                     pieces of time, a block to each, which look back      scan/split.cuh
 //
 // Cutting time, inside a block or into pieces, changes results by rounding: one more rounding where
-// a state enters. The bits are the same in every run, and depend on shapes and strides alone. With
-// very many recurrences a warp walks alone, with the bits of a plain loop with fused multiply-adds.
+// a state enters. The bits are the same in every run, and depend on shapes and strides alone.
 //
 // Calls enqueue one kernel, with pieces of a block each after a memset; offsets are read on the host
 // during the call and travel as kernel parameters, 400 to a launch, so that a captured graph keeps
 // them. Scratch (sweep_scratch_bytes) comes from the tag's pool and goes back to it on the stream.
 #pragma once
 
+#include <mmrec/cuda/scan/lone.cuh>
 #include <mmrec/cuda/scan/split.cuh>
 #include <mmrec/cuda/scan/walk.cuh>
 #include <mmrec/scan_ops.hpp>
@@ -33,6 +35,7 @@ struct sweep_plan {
   bool walk = true;
   int across = warp, warps = 1;
   index_t pieces = 1, blocks = 1;
+  bool lone() const { return walk && warps == 1; }
 };
 
 /// The smallest power of two that is at least n, between 1 and `most`.
@@ -44,6 +47,10 @@ inline int power_of_two(index_t n, int most) {
 
 /// Warps that a multiprocessor needs to be busy, and blocks that share the work of walking evenly.
 inline constexpr index_t busy_warps = 16, walking_blocks_x4 = 7;
+/// Warps that walk alone and keep a multiprocessor busy; where their steps take exponentials; and
+/// where time is nearest in memory, of which they are to have a few tiles.
+inline constexpr index_t lone_warps_x4 = 7, costly_lone_warps_x4 = 12, linked_lone_warps_x4 = 24;
+inline constexpr int few_tiles = 4;
 /// Places in time that are walked rather than cut into pieces; and warps of pieces in a chain, from
 /// which on blocks are as large as can be.
 inline constexpr index_t short_walk = 32, long_chain = 4096;
@@ -52,7 +59,7 @@ inline constexpr int sector = 32;
 
 template <class T, std::size_t NI>
 sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_t channels,
-                      index_t time, bool segments, bool time_nearest) {
+                      index_t time, bool segments, bool costly, bool time_nearest) {
   const scan_tuning& t = tuning();
   constexpr int R = steps<T, NI>;
   const index_t n = segments ? channels : sequences * channels;
@@ -62,6 +69,19 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
     return (n + across - 1) / across * (segments ? sequences : 1);
   };
 
+  if (t.kernel == scan_kernel::chosen && t.warps == 0 && t.across == 0 && !segments) {
+    // Time nearest in memory: as deep as makes a few tiles.
+    constexpr index_t L = 64 / sizeof(T);
+    plan.across = time_nearest ? 1 : warp;
+    while (plan.across < warp && (warp / plan.across) * L * few_tiles > length) plan.across *= 2;
+    const index_t warps_x4 = groups(plan.across) * 4 / device.multiprocessors;
+    if (warps_x4 >= (time_nearest ? linked_lone_warps_x4
+                     : costly     ? costly_lone_warps_x4
+                                  : lone_warps_x4)) {
+      plan.blocks = groups(plan.across);
+      return plan;
+    }
+  }
   // Time nearest in memory: as deep as time is long. Else as wide as there are recurrences.
   const int most = time_nearest ? warp / power_of_two((length + R - 1) / R, warp) : warp;
   plan.across = t.across > 0 ? t.across : power_of_two(n, most);
@@ -162,7 +182,7 @@ sweep_plan plan_of(const char* function, const Args& args) {
   using T = typename decltype(args.out[0].out)::value_type;
   return plan_sweep<T, std::tuple_size_v<decltype(args.in)>>(
       current_device(function), args.sequences(), args.channels(), args.in[0].extent(1),
-      !args.offsets.empty(), time_is_nearest(args.in[0]));
+      !args.offsets.empty(), scan_ops::costly<Op>, time_is_nearest(args.in[0]));
 }
 
 template <class P>
@@ -202,6 +222,10 @@ void sweep(const backend::cuda& backend, const Op& op,
   for (std::size_t k = 0; k < NO; ++k) {
     p.out[k] = d::stream_of_view<S>(args.out[k].out, plan.across);
     p.accumulate[k] = args.out[k].accumulate;
+    // A warp alone puts results where its tile had the input, in the same order.
+    if (plan.lone() && (args.out[k].accumulate ||
+                        (p.out[k].how == d::access::times) != (p.in[k].how == d::access::times)))
+      p.out[k].how = d::access::elements;
   }
   p.carry_in = d::states_of_view(args.carry_in);
   p.carry_out = d::states_of_view(args.carry_out.out);
@@ -233,7 +257,22 @@ void sweep(const backend::cuda& backend, const Op& op,
   const auto enqueue = [&](auto kernel, std::size_t shared_bytes) {
     cuda::launch(backend, function, {plan.blocks, threads, shared_bytes}, kernel, p);
   };
-  if (plan.walk)
+  const auto enqueue_lone = [&]<d::access How>(std::integral_constant<d::access, How>) {
+    enqueue(d::lone_kernel<parameters, How>, d::lone_sweep<parameters, How>::shared_bytes);
+  };
+  const auto all = [&](d::access how) {
+    bool is = (args.offsets.empty() ? p.sequences * p.channels : p.channels) % plan.across == 0;
+    for (const auto& s : p.in) is = is && s.how == how;
+    for (const auto& s : p.out) is = is && (s.how == how || !s.data);
+    return is;
+  };
+  if (plan.lone() && plan.across == cuda::warp && all(d::access::channels))
+    enqueue_lone(std::integral_constant<d::access, d::access::channels>{});
+  else if (plan.lone() && all(d::access::times))
+    enqueue_lone(std::integral_constant<d::access, d::access::times>{});
+  else if (plan.lone())
+    enqueue_lone(std::integral_constant<d::access, d::access::elements>{});
+  else if (plan.walk)
     enqueue(d::walk_kernel<parameters>,
             d::walking_block<parameters>::shared_bytes(plan.warps, plan.across));
   else

@@ -62,8 +62,6 @@ struct block_sweep : lane_sweep<P> {
 
   __device__ T* slot(int i) const { return tiles + (me * Slots + i) * slot_size; }
   __device__ index_t stretch_steps() const { return index_t(warps) * Held * deep * R; }
-  /// One warp whose lanes are all side by side needs no summaries.
-  __device__ bool alone() const { return warps == 1 && deep == 1; }
   /// How many stretches, from this one on, have all of their steps.
   __device__ index_t whole_from(const stretch& of) const {
     const index_t size = stretch_steps(), n = backwards ? of.count - 1 - of.number : of.number;
@@ -133,30 +131,46 @@ struct block_sweep : lane_sweep<P> {
   }
   __device__ summary& kept_at(int s) const { return kept[s * int(blockDim.x) + int(threadIdx.x)]; }
 
-  /// What the steps of this warp do, for all warps to read behind a barrier.
+  /// What the steps of this warp do, for all warps to read behind a barrier. wait(s): for place s.
+  template <class Wait>
   __device__ __forceinline__ void summarize(const typename base::cursor& c, int first,
-                                            const outside& o) const {
-    summary sum = own::none(p.op);
+                                            const outside& o, const Wait& wait) const {
+    typename own::series sum;
 #pragma unroll 1
-    for (int s = 0; s < Held; ++s) sum = add<true>(fetched(c, first, s, o), s, sum);
-    if (place == 0) total(0, me) = sum;
+    for (int s = 0; s < Held; ++s) {
+      wait(s);
+      add<true>(fetched(c, first, s, o), s, sum);
+    }
+    if (place == 0) total(0, me) = own::sum_of(sum);
   }
-  /// Place s of all lanes behind a summary of those before it.
+  /// Place s of all lanes behind the sum of those before it.
   template <bool Whole>
-  __device__ __forceinline__ summary add(const place_steps<P>& x, int s, const summary& sum) const {
-    summary mine = own::none(p.op);
+  __device__ __forceinline__ void add(const place_steps<P>& x, int s,
+                                      typename own::series& sum) const {
+    auto few = own::no_steps(p.op);
     this->template each<Whole, R>(
-        x, 0, [&](const std::array<State, P::NI>& now, int) { own::extend(p.op, mine, now); });
+        x, 0, [&](const std::array<State, P::NI>& now, int) { own::extend(p.op, few, now); });
+    summary mine = own::sum_of(few);
     if (deep > 1) {
       for (int distance = 1; distance < deep; distance *= 2) {
         const summary left = shuffle_up(mine, distance * across);
         if (place >= distance) mine = own::combine(p.op, left, mine);
       }
-      const summary before = shuffle_up(mine, across);
-      kept_at(s) = place == 0 ? sum : s == 0 ? before : own::combine(p.op, sum, before);
+      summary before = shuffle_up(mine, across);
+      if (s > 0) {
+        auto all = sum;
+        if (place > 0) own::append(p.op, all, before);
+        before = own::sum_of(all);
+      } else if (place == 0) {
+        before = own::none(p.op);
+      }
+      kept_at(s) = before;
       mine = from_lane(mine, warp - across + column);
     }
-    return s == 0 ? mine : own::combine(p.op, sum, mine);
+    if (s == 0)
+      sum = own::start(mine);
+    else
+      own::append(p.op, sum, mine);
   }
 
   /// The first warp finds the states that enter the others; `carry` goes from the state that enters
@@ -211,11 +225,11 @@ struct block_sweep : lane_sweep<P> {
 template <class Block, class P>
 __device__ __noinline__ void summarize_carefully(const P& p, const stretch& of) {
   const Block b(p, of.group);
-  auto sum = Block::own::none(p.op);
+  typename Block::own::series sum;
 #pragma unroll 1
   for (int s = 0; s < Block::held_places; ++s)
-    sum = b.template add<false>(b.read(b.start_of(of) + s * b.ahead(b.deep)), s, sum);
-  if (b.place == 0) b.total(0, b.me) = sum;
+    b.template add<false>(b.read(b.start_of(of) + s * b.ahead(b.deep)), s, sum);
+  if (b.place == 0) b.total(0, b.me) = Block::own::sum_of(sum);
 }
 
 /// Block::finish for such a stretch, or where a summary could not be applied (`in_turn`): then warp

@@ -64,7 +64,8 @@ struct lane_sweep {
       const index_t n = p.sequences * p.channels, q = g * across + column;
       live = q < n;
       const index_t row = live ? q : n - 1;
-      batch = sequence = row / p.channels, channel = row % p.channels;
+      batch = sequence = quotient(row, p.channels, n < index_t{1} << 31);
+      channel = row - sequence * p.channels;
       end = p.time;
     }
     live_lanes = __ballot_sync(all_lanes, live);

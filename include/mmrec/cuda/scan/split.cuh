@@ -28,6 +28,17 @@ inline constexpr index_t window_pieces = 16;  // and windows of a long one
 template <class P>
 using piece_block = block_sweep<P, held<P::NI>, held<P::NI>>;
 
+/// Until all copies but the last n have arrived; n is at most Most.
+template <int Most>
+__device__ __forceinline__ void wait_for_all_but(int n) {
+  if constexpr (Most == 0)
+    __pipeline_wait_prior(0);
+  else if (n >= Most)
+    __pipeline_wait_prior(Most);
+  else
+    wait_for_all_but<Most - 1>(n);
+}
+
 /// How a value is written down: 16 bytes at once, with a last word that is never 0, so that whoever
 /// reads them knows that they are there, and no order of memory accesses is relied on.
 template <class S>
@@ -168,9 +179,9 @@ struct piece_sweep : piece_block<P> {
   on_board all;
 
   __device__ piece_sweep(const P& parameters, index_t groups)
-      : base(parameters, blockIdx.x % groups),
-        group(blockIdx.x % groups),
-        number(blockIdx.x / groups),
+      : base(parameters, blockIdx.x % unsigned(groups)),
+        group(blockIdx.x % unsigned(groups)),
+        number(blockIdx.x / unsigned(groups)),
         all{parameters.board, parameters.pieces, groups} {}
 
   __device__ void run() {
@@ -187,14 +198,17 @@ struct piece_sweep : piece_block<P> {
 #pragma unroll 1
       for (int s = 0; s < base::held_places; ++s) {
         this->fetch(this->slot(s), c);
+        __pipeline_commit();
         this->move(c, step);
       }
-      __pipeline_commit();
       outside = this->look_outside(
           here, start + (base::backwards ? (base::held_places - 1) * step : index_t{0}));
-      __pipeline_wait_prior(0);
-      __syncwarp();
-      this->summarize(here, 0, outside);
+      // Walked backwards, a place needs the last elements of the next one.
+      constexpr int arrived = base::backwards && P::NS > 0 ? 2 : 1;
+      this->summarize(here, 0, outside, [](int s) {
+        wait_for_all_but<base::held_places - 1>(base::held_places - arrived - s);
+        __syncwarp();
+      });
     } else {
       summarize_carefully<base>(p, now);
     }

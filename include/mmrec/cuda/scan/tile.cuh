@@ -48,57 +48,91 @@ struct tile_of {
     return lane * R + ((step / v) ^ (lane * vectors / 8 % vectors)) * v + step % v;
   }
 
+  /// Between memory and a tile a lane moves `vectors` vectors of 16 bytes: where the first of them is
+  /// in the tile; the next ones are each `apart` further. Neighbouring lanes move what is side by side.
+  static constexpr int apart = warp * v;
+  static __device__ __forceinline__ int mine(access how, int lane) {
+    if (how == access::times) return at(how, lane / vectors, lane % vectors * v);
+    return lane / (warp / v) * warp + lane % (warp / v) * v;
+  }
+  /// The lane to which vector i belongs, with its neighbours if it is one step of theirs; and where
+  /// the vector is in memory, from that lane's first step.
+  static __device__ __forceinline__ int owner(access how, int lane, int i) {
+    return how == access::times ? i * (warp / vectors) + lane / vectors : lane % (warp / v) * v;
+  }
+  static __device__ __forceinline__ index_t offset(access how, int lane, int i, index_t time) {
+    return how == access::times ? lane % vectors * v : (lane / (warp / v) + i * v) * time;
+  }
+
   /// What this lane fetches first, from this lane's first step.
   static __device__ __forceinline__ const T* first_of(const stream<const T>& s, const T* from,
                                                       int lane) {
     if (s.how != access::channels) return from;
-    constexpr int across = warp / v;  // vectors of a step
-    return from_lane(from, lane % across * v) + lane / across * s.time;
+    return from_lane(from, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
   }
   /// Starts fetching, from `first_of`; bit i of `lanes` says that lane i exists.
   static __device__ __forceinline__ void fetch(T* tile, const stream<const T>& s, const T* from,
                                                unsigned lanes, int lane) {
+    T* const to = tile + mine(s.how, lane);
     if (s.how == access::channels) {
-      constexpr int across = warp / v;
-      const int leader = lane % across * v;
-      T* const to = tile + lane / across * warp + leader;
-      if (lanes >> leader & 1) {
+      if (lanes >> owner(s.how, lane, 0) & 1) {
 #pragma unroll
-        for (int i = 0; i < R; i += v)
-          __pipeline_memcpy_async(to + i * warp, from + i * s.time, 16);
+        for (int i = 0; i < vectors; ++i)
+          __pipeline_memcpy_async(to + i * apart, from + i * v * s.time, 16);
       }
     } else if (s.how == access::times) {
-      // Neighbouring lanes fetch the steps of one of them, then of the next.
-      const int step = lane % vectors * v;
 #pragma unroll
       for (int i = 0; i < vectors; ++i) {
-        const int owner = lane / vectors * vectors + i;
-        const T* const q = vectors == 1 ? from : from_lane(from, owner) + step;
-        if (lanes >> owner & 1)
-          __pipeline_memcpy_async(tile + at(access::times, owner, step), q, 16);
+        const int from_whom = owner(s.how, lane, i);
+        const T* const q =
+            vectors == 1 ? from : from_lane(from, from_whom) + offset(s.how, lane, i, s.time);
+        if (lanes >> from_whom & 1) __pipeline_memcpy_async(to + i * apart, q, 16);
       }
     } else {
+      fetch_elements(tile, from, s.time, lane);
+    }
+  }
+  static __device__ __forceinline__ void fetch_elements(T* tile, const T* from, index_t time,
+                                                        int lane) {
 #pragma unroll
-      for (int i = 0; i < R; ++i, from += s.time) {
-        if constexpr (sizeof(T) >= 4)
-          __pipeline_memcpy_async(tile + i * warp + lane, from, sizeof(T));
-        else
-          tile[i * warp + lane] = *from;
-      }
+    for (int i = 0; i < R; ++i, from += time) {
+      if constexpr (sizeof(T) >= 4)
+        __pipeline_memcpy_async(tile + i * warp + lane, from, sizeof(T));
+      else
+        tile[i * warp + lane] = *from;
     }
   }
 
-  static __device__ __forceinline__ void read(T (&to)[R], const T* tile, access how, int lane) {
+  /// N of a lane's steps, from step `first`, which is a multiple of N and of v.
+  template <int N>
+  static __device__ __forceinline__ void read(T (&to)[N], const T* tile, access how, int lane,
+                                              int first = 0) {
     if (how == access::times) {
 #pragma unroll
-      for (int i = 0; i < R; i += v) {
-        const auto x = *reinterpret_cast<const pack<T>*>(tile + at(how, lane, i));
+      for (int i = 0; i < N; i += v) {
+        const auto x = *reinterpret_cast<const pack<T>*>(tile + at(how, lane, first + i));
 #pragma unroll
         for (int j = 0; j < v; ++j) to[i + j] = x.element[j];
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < R; ++i) to[i] = tile[i * warp + lane];
+      for (int i = 0; i < N; ++i) to[i] = tile[(first + i) * warp + lane];
+    }
+  }
+  template <int N>
+  static __device__ __forceinline__ void write(T* tile, const T (&from)[N], access how, int lane,
+                                               int first) {
+    if (how == access::times) {
+#pragma unroll
+      for (int i = 0; i < N; i += v) {
+        pack<T> x;
+#pragma unroll
+        for (int j = 0; j < v; ++j) x.element[j] = from[i + j];
+        *reinterpret_cast<pack<T>*>(tile + at(how, lane, first + i)) = x;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) tile[(first + i) * warp + lane] = from[i];
     }
   }
 };

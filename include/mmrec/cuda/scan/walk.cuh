@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Enough recurrences to fill the device: a block to every group of them walks time, with the next
 // tiles on their way while it works on one. Segments (offsets) have a block each.
-// A single warp whose lanes are all side by side needs no summaries: it takes the steps in the order
-// of the definition, and its results have the bits of a plain loop with fused multiply-adds.
 // Budget: one read of each input, one write of each output.
 #pragma once
 
@@ -20,7 +18,6 @@ __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& no
                                            typename lane_sweep<P>::carry_type& carry) {
   const walking_block<P> b(p, now.group);
   constexpr int depth = stages;
-  const bool alone = b.alone();
   const index_t step = b.ahead(b.warps * b.deep);
   index_t start = b.start_of(now), fetching = left;
   auto here = b.cursor_at(start), there = here;
@@ -43,19 +40,15 @@ __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& no
     start += step;
     const auto outside_here = outside;
     if (left > 1) outside = b.look_outside(next, start);
-    if (alone) {
-      b.finish(here, slot, outside_here, carry);
-    } else {
-      b.summarize(here, slot, outside_here);
-      __syncthreads();
-      auto behind = carry;
-      if (b.me == 0) b.share(behind);
-      __syncthreads();
-      if (b.slowly()) break;
-      carry = behind;
-      auto state = b.entries[b.me * warp + b.column];
-      b.finish(here, slot, outside_here, state);
-    }
+    b.summarize(here, slot, outside_here, [](int) {});
+    __syncthreads();
+    auto behind = carry;
+    if (b.me == 0) b.share(behind);
+    __syncthreads();
+    if (b.slowly()) break;
+    carry = behind;
+    auto state = b.entries[b.me * warp + b.column];
+    b.finish(here, slot, outside_here, state);
     here = next;
     --left;
     ++now.number;
@@ -69,7 +62,6 @@ __device__ __noinline__ typename lane_sweep<P>::carry_type walk_carefully(
     const P& p, const stretch& now, typename lane_sweep<P>::carry_type carry) {
   using block = walking_block<P>;
   const block b(p, now.group);
-  if (b.alone()) return finish_carefully<block>(p, now, false, carry);
   summarize_carefully<block>(p, now);
   __syncthreads();
   if (b.me == 0) b.share(carry);
