@@ -4,8 +4,9 @@
 // copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows*.hpp.
 //
 // A task is a block of C: up to 144 rows and 32 panels of columns. It runs through K in passes of
-// 1 KiB; in a pass each panel of B meets every tile of A's rows. A finished tile of C goes batch
-// by batch to `epilogue(row, column, lanes, live)`, which owns the store (gemm/results.hpp).
+// 1 KiB (2 KiB with registers of 512 bits); in a pass each panel of B meets every tile of A's rows.
+// A finished tile of C goes batch by batch to `epilogue(row, column, lanes, live)`, which owns the
+// store (gemm/results.hpp).
 //
 // Only B has to be contiguous along columns, and where it is not, packing transposes it. For
 // y = x W^T either factor could be that one: C^T = B^T A^T is the same product with the roles
