@@ -3,9 +3,10 @@
 // Geijn, 2008): blocking, threading and the choice of kernel. The tile is in gemm/microkernel.hpp,
 // copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows*.hpp.
 //
-// A task is a block of C: up to 144 rows and 16 panels of columns. It runs through K in passes of
-// 2 KiB; in a pass each panel of B meets every tile of A's rows. A finished tile of C goes batch
-// by batch to `epilogue(row, column, lanes, live)`, which owns the store (gemm/results.hpp).
+// A task is a block of C: up to 144 rows and 32 panels of columns. It runs through K in passes of
+// 1 KiB (2 KiB with registers of 512 bits); in a pass each panel of B meets every tile of A's rows.
+// A finished tile of C goes batch by batch to `epilogue(row, column, lanes, live)`, which owns the
+// store (gemm/results.hpp).
 //
 // Only B has to be contiguous along columns, and where it is not, packing transposes it. For
 // y = x W^T either factor could be that one: C^T = B^T A^T is the same product with the roles
@@ -29,7 +30,7 @@ constexpr index_t block_workspace() {
   using tuning = gemm_tuning<V>;
   constexpr index_t tile_rows = tuning::block_rows + tuning::rows;
   return left_block<V, int>::space_size + tile_rows * tuning::block_columns +
-         (turned_rows<V> + tuning::depth) * tuning::columns;
+         (turned_rows<V> + tuning::panels * tuning::depth) * tuning::columns;
 }
 
 /// turned_rows rows of a panel, transposed.
@@ -52,6 +53,21 @@ const typename V::value_type* turn(const typename V::value_type* panel,
   return to;
 }
 
+/// Asks for `n` elements, which need not exist, in the second-level cache.
+template <class Acc>
+MMREC_INLINE void ask_for_lines(const Acc* p, index_t n) {
+  constexpr index_t line = 64 / static_cast<index_t>(sizeof(Acc));
+  for (index_t i = 0; i < n; i += line) __builtin_prefetch(p + i, 0, 2);
+}
+
+/// How many of the columns that are left are packed together: whole panels, then a ragged one.
+template <class V>
+constexpr index_t panels_together(index_t columns) {
+  constexpr index_t width = gemm_tuning<V>::columns;
+  if (columns < width) return columns;
+  return std::min(columns / width, gemm_tuning<V>::panels) * width;
+}
+
 /// One block of A B on the calling thread. With `flip` the factors are those of C^T, and results
 /// are handed over for C.
 template <class V, class A, class B>
@@ -64,31 +80,48 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
   Acc* left_space = work;
   Acc* turned = left_space + left_block<V, A>::space_size;
   Acc* panel_space = turned + turned_rows<V> * width;
-  Acc* tiles = panel_space + tuning::depth * width;  // panel after panel, each rows x width
+  Acc* tiles = panel_space + tuning::panels * tuning::depth * width;  // panel after panel
 
   const index_t passes = std::max<index_t>(1, (depth + tuning::depth - 1) / tuning::depth);
   for (index_t pass = 0; pass < passes; ++pass) {
     const index_t k = pass * tuning::depth, steps = std::min(tuning::depth, depth - k);
-    const left_block<V, A> left(a, at.row, at.rows, k, steps, left_space);
-    for (index_t j = 0; j < at.columns; j += width) {
-      const auto panel = b.panel(at.column + j, k, steps, panel_space);
-      Acc* c = tiles + (passes > 1 ? j * (tuning::block_rows + tuning::rows) : 0);
-      const index_t columns = std::min(width, at.columns - j);
-      index_t done = 0;
-      for (index_t r = 0; r < at.rows; r += tuning::rows) {
-        const index_t height = tile_height<V>(std::min(tuning::rows, at.rows - r));
-        multiply_tile<V>(height, left.tile(r, height), panel, steps, c + r * width, pass > 0);
-        // Finished rows leave at once, so that their stores drain behind the next tile.
-        const index_t end = std::min(at.rows, r + tuning::rows);
-        if (pass + 1 < passes || (flip && end < at.rows && end % turned_rows<V> != 0)) continue;
-        const Acc* from = c + done * width;
-        if (flip)
-          finish({at.column + j, columns, at.row + done, end - done}, turn<V>(from, turned),
-                 turned_rows<V>);
-        else
-          finish({at.row + done, end - done, at.column + j, columns}, from, width);
-        done = end;
+    const left_block<V, A> left(a, at.row, at.rows, at.columns, k, steps, left_space);
+    const index_t next_panel = steps * width / at.rows;  // elements to ask for with each row
+    for (index_t j = 0; j < at.columns;) {
+      const index_t group = panels_together<V>(at.columns - j);
+      const auto panels = b.panels(at.column + j, group, k, steps, panel_space);
+      for (index_t i = 0; i < group; i += width) {
+        // Only what later passes add to is kept, a dense tile of rows x width after the other.
+        Acc* c = tiles + (passes > 1 ? (j + i) * (tuning::block_rows + tuning::rows) : 0);
+        const index_t column = at.column + j + i, columns = std::min(width, group - i);
+        // A rectangle of the tile's columns and of rows [first, end) of the block, for the caller.
+        const auto results_of = [&](index_t first, index_t end) -> gemm_range {
+          if (flip) return {column, columns, at.row + first, end - first};
+          return {at.row + first, end - first, column, columns};
+        };
+        const bool last = pass + 1 == passes;
+        index_t done = 0;
+        for (index_t r = 0; r < at.rows;) {
+          const index_t height = tile_height<V>(at.rows - r), end = std::min(at.rows, r + height);
+          // What comes next is asked for while there is arithmetic to do.
+          if (!last || pass > 0) ask_for_lines(c + (r + height) * width, height * width);
+          ask_for_lines(panels[i / width + 1].data + r * next_panel, height * next_panel);
+          if (last && done == r)
+            finish.expect(results_of(r, flip ? std::min(at.rows, r + turned_rows<V>) : end));
+          multiply_tile<V>(height, left.tile(r, height), panels[i / width], steps, c + r * width,
+                           pass > 0);
+          r = end;
+          // Finished rows leave at once, so that their stores drain behind the next tile.
+          if (!last || (flip && r < at.rows && r - done + tuning::rows <= turned_rows<V>)) continue;
+          const Acc* from = c + done * width;
+          if (flip)
+            finish(results_of(done, r), turn<V>(from, turned), turned_rows<V>);
+          else
+            finish(results_of(done, r), from, width);
+          done = r;
+        }
       }
+      j += group;
     }
   }
 }
@@ -100,42 +133,41 @@ namespace detail {
 template <class V, class A, class B>
 double gemm_cost(const A& a, const B& b, bool flip) {
   using tuning = gemm_tuning<V>;
-  const index_t rows = a.extent(0), tail = rows % tuning::rows, depth = b.extent(0),
-                columns = b.extent(1);
-  const auto padded_rows =
-      static_cast<double>(rows - tail + (tail ? tile_height<V>(tail) : index_t(0)));
+  const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1);
+  const auto tile_rows = static_cast<double>(padded_rows<V>(rows));
   const auto padded_columns =
       static_cast<double>((columns + tuning::columns - 1) / tuning::columns * tuning::columns);
   const double transposing = 0.5, copying = 0.15, turning = flip ? 0.4 : 0.1;  // per element
   const auto steps = static_cast<double>(depth);
-  return padded_rows * padded_columns * steps / (2.0 * static_cast<double>(lanes<V>)) +
+  return tile_rows * padded_columns * steps / (2.0 * static_cast<double>(lanes<V>)) +
          steps * padded_columns * (b.stride(1) == 1 ? copying : transposing) +
-         (a.stride(1) == 1 ? 0.0 : steps * padded_rows * copying) +
-         padded_rows * padded_columns * turning;
+         (a.stride(1) == 1 ? 0.0 : steps * tile_rows * copying) +
+         tile_rows * padded_columns * turning;
 }
 
 /// All of A B by blocks, for packed or unpacked B.
 template <class V, class A, class B>
 void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
-                 bool flip, const results<V>& finish) {
+                 bool flip, results<V> finish) {
   using tuning = gemm_tuning<V>;
   constexpr double serial_multiplies = 1e5;  // below this one thread does it all
   const index_t rows = a.extent(0), columns = b.columns();
+  finish.expect_all(rows * columns);
   threads =
       static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(b.depth()) <
               serial_multiplies
           ? 1
           : thread_count(threads);
   const auto pieces = [](index_t n, index_t size) { return (n + size - 1) / size; };
-  const index_t row_blocks = pieces(rows, tuning::block_rows);
-  const index_t block_rows = pieces(pieces(rows, row_blocks), tuning::rows) * tuning::rows;
+  const index_t block_rows =
+      pieces(pieces(rows, pieces(rows, tuning::block_rows)), tuning::rows) * tuning::rows;
+  const index_t row_blocks = pieces(rows, block_rows);
   // Columns are cut finer when rows alone do not feed every thread.
   index_t block_columns = tuning::block_columns;
   while (threads > 1 && block_columns > tuning::columns &&
          row_blocks * pieces(columns, block_columns) < 2 * index_t(threads))
     block_columns /= 2;
-  const index_t column_blocks = pieces(columns, block_columns),
-                tasks = pieces(rows, block_rows) * column_blocks;
+  const index_t tasks = row_blocks * pieces(columns, block_columns);
   const auto workers = static_cast<unsigned>(std::min<index_t>(threads, tasks));
   // One workspace per worker, not per task: a task may run on any thread.
   const auto space = static_cast<std::size_t>(block_workspace<V>());
@@ -143,8 +175,9 @@ void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a
   std::atomic<index_t> next{0};
   parallel_for(workers, workers, [&](index_t worker) {
     for (index_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-      const index_t row = task / column_blocks * block_rows,
-                    column = task % column_blocks * block_columns;
+      // All rows meet some columns of B while the last-level cache has them.
+      const index_t row = task % row_blocks * block_rows,
+                    column = task / row_blocks * block_columns;
       gemm_block<V>(a, b,
                     {row, std::min(block_rows, rows - row), column,
                      std::min(block_columns, columns - column)},

@@ -23,12 +23,17 @@ V dropout_factors(const dropout& d, index_t i, std::size_t live) {
 
 /// Epilogue that writes, or adds to, a matrix.
 template <class V, class T>
-auto store_to(const view<T, 2>& c, bool accumulate) {
-  return [c, accumulate](index_t i, index_t j, const V& v, std::size_t live) MMREC_LAMBDA_INLINE {
+struct store_to {
+  view<T, 2> c;
+  bool accumulate;
+  const T* target(index_t i, index_t j) const {
+    return c.data_handle() + i * c.stride(0) + j * c.stride(1);
+  }
+  MMREC_INLINE void operator()(index_t i, index_t j, const V& v, std::size_t live) const {
     T* p = c.data_handle() + i * c.stride(0) + j * c.stride(1);
     put(p, c.stride(1), accumulate ? v + take<V>(p, c.stride(1), live) : v, live);
-  };
-}
+  }
+};
 
 /// Calls value(i, j, live), which returns lanes, for every element, and sink(j, total, live) with
 /// the sum of each column, rows in order. A task is a strip of columns.
@@ -36,10 +41,11 @@ template <class V, class Value, class Sink>
 void sum_columns(unsigned threads, index_t rows, index_t columns, const Value& value,
                  const Sink& sink) {
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr std::size_t units = 4;
+  constexpr std::size_t units = 8;
   constexpr index_t strip = static_cast<index_t>(units) * w;
   const auto sum_strip = [&](index_t first, auto count) {
     constexpr std::size_t n = decltype(count)::value;
+    const Value values = value;  // a copy that no store can change stays in registers
     std::array<V, n> total;
     total.fill(V(0));
     const auto live = [&](std::size_t unit) {
@@ -48,8 +54,8 @@ void sum_columns(unsigned threads, index_t rows, index_t columns, const Value& v
     };
     for (index_t i = 0; i < rows; ++i)
       unroll<n>([&](auto u) MMREC_LAMBDA_INLINE {
-        total[u] =
-            total[u] + value(i, first + static_cast<index_t>(u()) * w, n == 1 ? live(0) : lanes<V>);
+        total[u] = total[u] +
+                   values(i, first + static_cast<index_t>(u()) * w, n == 1 ? live(0) : lanes<V>);
       });
     for (std::size_t u = 0; u < n; ++u)
       sink(first + static_cast<index_t>(u) * w, total[u], live(u));
@@ -77,10 +83,32 @@ struct detail::weight_storage<backend::simd_for<Arch>, T> {
 
 namespace simd {
 
-/// What linear does with a finished batch u of row i, from column j on.
+/// What linear does with a finished batch u of row i, from column j on, where y and bias are
+/// contiguous and nothing else is asked for: few words, which stay in registers.
 template <class Activation, class V, class T>
-auto linear_epilogue(const view<T, 2>& y, const linear_options<T>& options) {
-  return [y, options](index_t i, index_t j, V u, std::size_t live) MMREC_LAMBDA_INLINE {
+struct dense_epilogue {
+  T* y;
+  index_t stride;
+  const T* bias;
+  const T* target(index_t i, index_t j) const { return y + i * stride + j; }
+  MMREC_INLINE void operator()(index_t i, index_t j, V u, std::size_t live) const {
+    T* to = y + i * stride + j;
+    if (live == lanes<V>) {
+      if (bias) u = u + load_lanes<V>(bias + j);
+      return store_lanes(to, Activation::forward(u));
+    }
+    if (bias) u = u + load_lanes_n<V>(bias + j, live);
+    store_lanes_n(to, Activation::forward(u), live);
+  }
+};
+
+/// The same for all that linear can do.
+template <class Activation, class V, class T>
+struct linear_epilogue {
+  view<T, 2> y;
+  linear_options<T> options;
+  const T* target(index_t i, index_t j) const { return &y(i, j); }
+  MMREC_INLINE void operator()(index_t i, index_t j, V u, std::size_t live) const {
     if (options.bias) u = u + take<V>(&options.bias(j), options.bias.stride(0), live);
     if (options.preactivation)
       put(&options.preactivation(i, j), options.preactivation.stride(1), u, live);
@@ -88,7 +116,18 @@ auto linear_epilogue(const view<T, 2>& y, const linear_options<T>& options) {
     if (options.dropout.active())
       result = result * dropout_factors<V>(options.dropout, i * y.extent(1) + j, live);
     put(&y(i, j), y.stride(1), result, live);
-  };
+  }
+};
+
+/// Calls f with where the results of linear go.
+template <class Activation, class V, class T, class F>
+void with_epilogue(const view<T, 2>& y, const linear_options<T>& options, const F& f) {
+  const bool dense = y.stride(1) == 1 && !options.preactivation && !options.dropout.active() &&
+                     (!options.bias || options.bias.stride(0) == 1);
+  const dense_epilogue<Activation, V, T> plain{y.data_handle(), y.stride(0),
+                                               options.bias ? options.bias.data_handle() : nullptr};
+  const linear_epilogue<Activation, V, T> any{y, options};
+  f(dense ? results<V>(plain) : results<V>(any));
 }
 
 }  // namespace simd
@@ -98,8 +137,10 @@ void linear_kernel(const backend::simd_for<Arch>& backend, const view<const T, 2
                    const view<const T, 2>& w, const view<T, 2>& y,
                    const linear_options<T>& options) {
   using V = simd::batch<accumulator_t<T>, Arch>;
-  simd::gemm<V>(backend.threads, scratch_of(backend), simd::operand<T>(x),
-                simd::operand<T, true>(w), simd::linear_epilogue<Activation, V>(y, options));
+  simd::with_epilogue<Activation, V>(y, options, [&](const simd::results<V>& finish) {
+    simd::gemm<V>(backend.threads, scratch_of(backend), simd::operand<T>(x),
+                  simd::operand<T, true>(w), finish);
+  });
 }
 
 template <class Activation, class Arch, element T>
@@ -107,8 +148,9 @@ void linear_kernel(const backend::simd_for<Arch>& backend, const view<const T, 2
                    const detail::weight_storage<backend::simd_for<Arch>, T>& w, const view<T, 2>& y,
                    const linear_options<T>& options) {
   using V = simd::batch<accumulator_t<T>, Arch>;
-  simd::gemm<V>(backend.threads, scratch_of(backend), simd::operand<T>(x), w.matrix,
-                simd::linear_epilogue<Activation, V>(y, options));
+  simd::with_epilogue<Activation, V>(y, options, [&](const simd::results<V>& finish) {
+    simd::gemm<V>(backend.threads, scratch_of(backend), simd::operand<T>(x), w.matrix, finish);
+  });
 }
 
 template <class Activation, class Arch, element T>
@@ -123,10 +165,10 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
   const auto products = [&]<class U>(const view<const U, 2>& du) {
     if (gradients.dx)
       simd::gemm<V>(backend.threads, memory, simd::operand<U>(du), simd::operand<T>(w),
-                    simd::store_to<V>(gradients.dx, gradients.accumulate_dx));
+                    simd::store_to<V, T>{gradients.dx, gradients.accumulate_dx});
     if (gradients.dw)
       simd::gemm<V>(backend.threads, memory, simd::operand<U, true>(du), simd::operand<T>(x),
-                    simd::store_to<V>(gradients.dw, gradients.accumulate_parameters));
+                    simd::store_to<V, T>{gradients.dw, gradients.accumulate_parameters});
   };
   const auto into_dbias = [&](index_t j, const V& total, std::size_t live) {
     if (!gradients.dbias) return;
@@ -149,16 +191,14 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
   const V keep(static_cast<Acc>(1 - gradients.dropout.rate));
   simd::sum_columns<V>(
       backend.threads, rows, outputs,
-      [&](index_t i, index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
+      [dy, saved = gradients.saved, dropout = gradients.dropout, to = memory_du.data(), keep,
+       outputs](index_t i, index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
         const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);
-        const V saved = gradients.saved
-                            ? simd::take<V>(&gradients.saved(i, j), gradients.saved.stride(1), live)
-                            : V(0);
-        const V factor = gradients.dropout.active()
-                             ? simd::dropout_factors<V>(gradients.dropout, i * outputs + j, live)
-                             : V(1);
-        const V du = detail::preactivation_gradient<Activation>(g, saved, factor, keep);
-        simd::put(memory_du.data() + i * outputs + j, 1, du, live);
+        const V kept = saved ? simd::take<V>(&saved(i, j), saved.stride(1), live) : V(0);
+        const V factor =
+            dropout.active() ? simd::dropout_factors<V>(dropout, i * outputs + j, live) : V(1);
+        const V du = detail::preactivation_gradient<Activation>(g, kept, factor, keep);
+        simd::put(to + i * outputs + j, 1, du, live);
         return du;
       },
       into_dbias);

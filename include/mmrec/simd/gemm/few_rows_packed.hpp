@@ -28,7 +28,9 @@ void panel_products(const dense_rows<V, A>& x, index_t row, const packed_matrix<
   for (std::size_t r = 0; r < Rows; ++r) from[r] = x.row(row + static_cast<index_t>(r));
   std::array<const Acc*, panels> panel;
   for (std::size_t p = 0; p < panels; ++p)
-    panel[p] = b.panel(std::min(first + static_cast<index_t>(p) * width, last), 0, 0, nullptr).data;
+    panel[p] =
+        b.panels(std::min(first + static_cast<index_t>(p) * width, last), width, 0, 0, nullptr)
+            .data;
   std::array<V, panels * Rows * 2> total;
   unroll<total.size()>([&](auto i) MMREC_LAMBDA_INLINE {
     total[i] = k0 > 0 ? V::load_unaligned(to + static_cast<index_t>(i()) * w) : V(Acc(0));

@@ -19,10 +19,13 @@ struct gemm_tuning {
   static constexpr index_t rows = registers<V> == 32 ? 12 : 6;  // of the largest tile
   static constexpr index_t vectors = 2;                         // batches side by side in a tile
   static constexpr index_t columns = vectors * static_cast<index_t>(lanes<V>);
-  /// K of one pass: a left tile of 24 KiB stays in L1 with room for the stream of the right one.
-  static constexpr index_t depth = 2048 / static_cast<index_t>(sizeof(Acc));
+  /// K of one pass: a panel of the right factor fills half of the first-level cache.
+  static constexpr index_t depth =
+      (sizeof(V) == 64 ? 2048 : 1024) / static_cast<index_t>(sizeof(Acc));
   static constexpr index_t block_rows = 144;  // rows of one task: whole tiles and batches
-  static constexpr index_t block_columns = 16 * columns;  // columns of one task
+  static constexpr index_t block_columns = 32 * columns;  // columns of one task
+  static constexpr index_t panels = 4;  // packed together: a row of them is some lines of the cache
+  static constexpr index_t columns_in_place = 6 * columns;  // fewer do not pay for a packed tile
 };
 
 /// Where the left factor of a tile lies: element (r, k) at data[r * row + k * step]; one is 1.
@@ -39,12 +42,24 @@ struct right_panel {
   index_t step;
 };
 
-/// Heights of tile there are; a tile with fewer rows is padded.
+/// The height of the next tile where `rows` rows are left. Of the heights there are, 4, 6, 8 and 12,
+/// two of 4 hold up to 8 rows where 6 is the largest; a tile with fewer rows is padded.
 template <class V>
 constexpr index_t tile_height(index_t rows) {
+  if (gemm_tuning<V>::rows == 6 && (rows == 7 || rows == 8)) return 4;
   for (const index_t height : {index_t(4), index_t(6), index_t(8)})
     if (height >= rows && height <= gemm_tuning<V>::rows) return height;
   return gemm_tuning<V>::rows;
+}
+
+/// Rows of all tiles together.
+template <class V>
+constexpr index_t padded_rows(index_t rows) {
+  index_t done = rows > 2 * gemm_tuning<V>::rows
+                     ? (rows / gemm_tuning<V>::rows - 1) * gemm_tuning<V>::rows
+                     : 0;
+  while (done < rows) done += tile_height<V>(rows - done);
+  return done;
 }
 
 /// c (Rows x columns, dense) = or += left * right over `depth` steps.

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packing: what the microkernel reads with unit stride. The right factor goes to panels of
-// `columns` columns, all of K; it is transposed on the way if it is contiguous along k. The left
-// factor is broadcast element by element, so it keeps its orientation and is copied only if it has
-// to be: other element types, computed elements, strides that crowd one set of the cache.
+// Packing: strips that the microkernel reads with unit stride, one step of K after the other. The
+// right factor goes to panels of `columns` columns, the left one to strips of as many rows as a
+// tile has. What is contiguous along k is transposed on the way.
 #pragma once
 
 #include <mmrec/memory.hpp>
@@ -12,51 +11,86 @@
 
 namespace mmrec::simd {
 
-/// Columns [column, column + columns) of steps [k0, k0 + depth) to to[k * columns + j]. Columns
-/// that do not exist repeat the last one: nobody reads what comes of them.
+/// Where strips go: element (k, j) of strip s at data[s * apart + k * width + j]. Where a strip is
+/// narrower than a batch, whole batches reach into what follows it.
+template <class Acc>
+struct strips {
+  Acc* data;
+  index_t width, apart;
+};
+
+/// W columns from `column` on, contiguous along k, of `steps` steps: a batch of each step.
+/// Columns that do not exist repeat the last one: nobody reads what comes of them.
 template <class V, class Operand, class Acc>
-void pack_panel(const Operand& b, index_t column, index_t k0, index_t depth, Acc* to) {
+void pack_transposed(const Operand& b, index_t column, index_t k0, index_t steps, Acc* to,
+                     index_t width) {
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr index_t width = gemm_tuning<V>::columns, rows_ahead = 12,
-                    line = 64 / static_cast<index_t>(sizeof(Acc));
-  const index_t last = b.extent(1) - 1;
-  index_t k = 0;
-  if (b.stride(0) == 1) {
-    const index_t whole = depth / w * w;
-    for (index_t j = 0; j < width; j += w)
-      for (k = 0; k < whole; k += w) {
-        std::array<V, lanes<V>> tile;
-        if constexpr (requires { b.at(k, j); }) {
-          using T = std::remove_pointer_t<decltype(b.at(0, 0))>;
-          std::array<T*, lanes<V>> from;
-          for (index_t i = 0; i < w; ++i)
-            from[static_cast<std::size_t>(i)] = b.at(k0 + k, std::min(column + j + i, last));
-          load_transposed(tile, from, 0);
-        } else {
-          for (index_t i = 0; i < w; ++i)
-            tile[static_cast<std::size_t>(i)] =
-                b.template load_column<V>(k0 + k, std::min(column + j + i, last));
-          transpose(tile);
-        }
-        for (index_t i = 0; i < w; ++i)
-          tile[static_cast<std::size_t>(i)].store_unaligned(to + (k + i) * width + j);
-      }
-    k = whole;
-  } else if (b.stride(1) == 1) {
-    const index_t whole = std::clamp<index_t>((last + 1 - column) / w * w, 0, width);
-    for (; k < depth; ++k) {
-      for (index_t j = 0; j < width; j += line) prefetch(b, k0 + k + rows_ahead, column + j);
-      index_t j = 0;
-      for (; j < whole; j += w)
-        b.template load_row<V>(k0 + k, column + j).store_unaligned(to + k * width + j);
-      for (; j < width; ++j)
-        to[k * width + j] = b.template get<Acc>(k0 + k, std::min(column + j, last));
-    }
+  using T = std::remove_pointer_t<decltype(b.at(0, 0))>;
+  constexpr index_t line = std::max<index_t>(w, 64 / static_cast<index_t>(sizeof(T)));
+  const index_t last = b.extent(1) - 1, whole = steps / w * w, ahead = w * b.stride(1);
+  std::array<T*, lanes<V>> from;
+  for (index_t i = 0; i < w; ++i)
+    from[static_cast<std::size_t>(i)] = b.at(k0, std::min(column + i, last));
+  for (index_t k = 0; k < whole; k += w) {
+    std::array<V, lanes<V>> tile;
+    load_transposed(tile, from, k);
+    // The columns after these: few, short streams, which the hardware does not see coming.
+    if (k % line == 0)
+      for (T* p : from) __builtin_prefetch(p + k + ahead);
+    for (index_t i = 0; i < w; ++i)
+      tile[static_cast<std::size_t>(i)].store_unaligned(to + (k + i) * width);
   }
-  for (; k < depth; ++k)
-    for (index_t j = 0; j < width; ++j)
-      to[k * width + j] = b.template get<Acc>(k0 + k, std::min(column + j, last));
+  for (index_t k = whole; k < steps; ++k)
+    for (index_t i = 0; i < w; ++i)
+      to[k * width + i] = load_element<Acc>(from[static_cast<std::size_t>(i)] + k);
 }
+
+/// Columns [first, first + count) of steps [k0, k0 + steps) to strips; the last one may be ragged.
+template <class V, class Operand, class Acc>
+void pack_strips(const Operand& b, index_t first, index_t count, index_t k0, index_t steps,
+                 const strips<Acc>& to) {
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  constexpr index_t steps_ahead = 8, line = 64 / static_cast<index_t>(sizeof(Acc));
+  const index_t last = b.extent(1) - 1, many = (count + to.width - 1) / to.width;
+  // Batches of a strip; the last one ends where the strip does, if the strip is as wide as it.
+  const index_t batches = (to.width + w - 1) / w, end = std::max<index_t>(0, to.width - w);
+  if (b.stride(0) == 1) {
+    for (index_t s = 0; s < many; ++s)
+      for (index_t i = 0; i < batches; ++i) {
+        const index_t j = std::min(i * w, end);
+        pack_transposed<V>(b, first + s * to.width + j, k0, steps, to.data + s * to.apart + j,
+                           to.width);
+      }
+    return;
+  }
+  // Strips all of whose batches exist, if they are contiguous.
+  const index_t room = b.extent(1) - first - std::max(to.width, w),
+                whole = b.stride(1) == 1 && room >= 0 ? std::min(many, room / to.width + 1) : 0;
+  for (index_t k = 0; k < steps; ++k) {
+    const auto* from = b.at(k0 + k, first);
+    Acc* at = to.data + k * to.width;
+    if (whole && k + steps_ahead < steps)
+      for (index_t j = 0; j < count; j += line) prefetch(b, k0 + k + steps_ahead, first + j);
+    for (index_t s = 0; s < whole; ++s)
+      for (index_t i = 0; i < batches; ++i) {
+        const index_t j = std::min(i * w, end);
+        load_lanes<V>(from + s * to.width + j).store_unaligned(at + s * to.apart + j);
+      }
+    for (index_t s = whole; s < many; ++s)
+      for (index_t j = 0; j < to.width; ++j)
+        at[s * to.apart + j] =
+            b.template get<Acc>(k0 + k, std::min(first + s * to.width + j, last));
+  }
+}
+
+/// Neighbouring panels of the right factor: element (k, j) of the i-th at
+/// data[i * apart + k * step + j].
+template <class Acc>
+struct right_panels {
+  const Acc* data;
+  index_t step, apart;
+  right_panel<Acc> operator[](index_t i) const { return {data + i * apart, step}; }
+};
 
 /// B packed once, to be used by many row blocks or by many products (the weights of a recurrence,
 /// or of inference).
@@ -73,15 +107,21 @@ class packed_matrix {
 
   template <class Operand>
   void pack(const Operand& b, unsigned threads) {
-    parallel_for(depth_ * columns_ < 16384 ? 1 : threads, panels_, [&](index_t p) {
-      pack_panel<V>(b, p * tuning::columns, 0, depth_, data_.data() + p * depth_ * tuning::columns);
-    });
+    constexpr index_t group = tuning::panels * tuning::columns;
+    parallel_for(depth_ * columns_ < 16384 ? 1 : threads, (columns_ + group - 1) / group,
+                 [&](index_t i) {
+                   const index_t first = i * group;
+                   pack_strips<V>(b, first, std::min(group, columns_ - first), 0, depth_,
+                                  strips<Acc>{data_.data() + first * depth_, tuning::columns,
+                                              depth_ * tuning::columns});
+                 });
   }
   index_t depth() const { return depth_; }
   index_t columns() const { return columns_; }
-  /// The panel of `column` from step k on.
-  right_panel<Acc> panel(index_t column, index_t k, index_t, Acc*) const {
-    return {data_.data() + (column * depth_ + k * tuning::columns), tuning::columns};
+  /// The panels from `column` on, from step k on.
+  right_panels<Acc> panels(index_t column, index_t, index_t k, index_t, Acc*) const {
+    return {data_.data() + (column * depth_ + k * tuning::columns), tuning::columns,
+            depth_ * tuning::columns};
   }
 
  private:
@@ -90,8 +130,8 @@ class packed_matrix {
   scratch<Acc> data_;
 };
 
-/// B as it lies, for one block of rows: a panel is read in place if it can be and if that is
-/// cheaper, else packed into `space` when it is asked for.
+/// B as it lies, for one block of rows: panels are read in place if they can be and if that is
+/// cheaper, else packed into `space` when they are asked for.
 template <class V, class Operand>
 class unpacked_matrix {
  public:
@@ -106,12 +146,13 @@ class unpacked_matrix {
   }
   index_t depth() const { return b_.extent(0); }
   index_t columns() const { return b_.extent(1); }
-  right_panel<Acc> panel(index_t column, index_t k, index_t steps, Acc* space) const {
+  right_panels<Acc> panels(index_t column, index_t count, index_t k, index_t steps,
+                           Acc* space) const {
     constexpr index_t width = gemm_tuning<V>::columns;
-    if (column + width <= columns() && read_in_place_)
-      if (const Acc* data = in_place<Acc>(b_, k, column)) return {data, b_.stride(0)};
-    pack_panel<V>(b_, column, k, steps, space);
-    return {space, width};
+    if (column + count <= columns() && count % width == 0 && read_in_place_)
+      if (const Acc* data = in_place<Acc>(b_, k, column)) return {data, b_.stride(0), width};
+    pack_strips<V>(b_, column, count, k, steps, strips<Acc>{space, width, steps * width});
+    return {space, width, steps * width};
   }
 
  private:
@@ -119,88 +160,56 @@ class unpacked_matrix {
   bool read_in_place_;
 };
 
-/// Rows [row, row + rows) of A, steps [k0, k0 + steps): tiles for the microkernel, in place or
-/// copied to `space`.
+/// Rows [row, row + rows) of A, steps [k0, k0 + steps): tiles for the microkernel, packed to
+/// `space`, or read in place if they meet so few columns that it is cheaper.
 template <class V, class Operand>
 class left_block {
  public:
   using Acc = typename V::value_type;
   using tuning = gemm_tuning<V>;
   static constexpr auto w = static_cast<index_t>(lanes<V>);
-  static constexpr index_t row_stride = tuning::depth + w;  // off the powers of two
-  static constexpr index_t steps_ahead = 6;
-  static constexpr index_t rows_ahead = 2;  // each row is a stream of its own to the hardware
-  static constexpr index_t space_size = (tuning::block_rows + tuning::rows) * row_stride + w;
+  static constexpr index_t space_size = (tuning::block_rows + tuning::rows) * (tuning::depth + w);
 
-  left_block(const Operand& a, index_t row, index_t rows, index_t k0, index_t steps, Acc* space)
-      : a_(a), row_(row), rows_(rows), k0_(k0), steps_(steps), space_(space) {
-    const index_t tail = rows % tuning::rows, whole = rows - tail,
-                  padded = tail ? whole + tile_height<V>(tail) : rows;
-    by_rows_ = a.stride(0) != 1 || a.stride(1) == 1;
-    if (readable()) rows_in_place_ = padded == rows ? rows : by_rows_ ? whole : 0;
-    if (rows_in_place_ == rows) return;
-    if (by_rows_) {
-      for (index_t r = rows_in_place_; r < rows; ++r) copy_row(r);
-      for (index_t r = rows; r < padded; ++r) std::fill_n(row_at(r), steps, Acc(0));
-    } else {
-      copy_steps();
+  left_block(const Operand& a, index_t row, index_t rows, index_t columns, index_t k0,
+             index_t steps, Acc* space)
+      : a_(a), row_(row), k0_(k0), space_(space), row_space_(steps + w) {
+    const bool readable = columns <= tuning::columns_in_place && in_place<Acc>(a, row, k0) &&
+                          (a.stride(1) == 1 || a.stride(0) == 1) && !crowded();
+    for (index_t r = 0; r < rows;) {
+      const index_t height = tile_height<V>(rows - r);
+      index_t end = r + height;
+      while (end < rows && tile_height<V>(rows - end) == height) end += height;
+      if (readable && end <= rows) {
+        rows_in_place_ = end;
+      } else {
+        pack_strips<V>(flipped<Operand>{a}, row + r, end - r, k0, steps,
+                       strips<Acc>{tile_at(r), height, height * row_space_});
+      }
+      r = end;
     }
   }
 
   left_tile<Acc> tile(index_t r, index_t height) const {
     if (r < rows_in_place_) return {in_place<Acc>(a_, row_ + r, k0_), a_.stride(0), a_.stride(1)};
-    if (by_rows_) return {row_at(r), row_stride, 1};
     return {tile_at(r), 1, height};
   }
 
  private:
   /// What is a multiple of a page apart falls into one set of the cache. The rows of a tile may fit
   /// there; steps are too many.
-  bool readable() const {
-    const index_t apart = by_rows_ ? a_.stride(0) : a_.stride(1);
-    const bool crowded = apart * static_cast<index_t>(sizeof(Acc)) % 4096 == 0 &&
-                         (!by_rows_ || first_level_ways() < tuning::rows);
-    return (by_rows_ ? a_.stride(1) : a_.stride(0)) == 1 && !crowded &&
-           in_place<Acc>(a_, row_, k0_);
+  bool crowded() const {
+    const bool by_rows = a_.stride(1) == 1;
+    const index_t apart = by_rows ? a_.stride(0) : a_.stride(1);
+    return apart * static_cast<index_t>(sizeof(Acc)) % 4096 == 0 &&
+           (!by_rows || first_level_ways() < tuning::rows);
   }
-  /// A tile that is contiguous along rows, with room for the last batch to overhang.
-  Acc* tile_at(index_t r) const { return space_ + r * (steps_ + w); }
-  Acc* row_at(index_t r) const { return space_ + (r - rows_in_place_) * row_stride; }
-
-  void copy_row(index_t r) {
-    Acc* to = row_at(r);
-    index_t k = 0;
-    if (a_.stride(1) == 1)
-      for (; k + w <= steps_; k += w) {
-        prefetch(a_, row_ + r + rows_ahead, k0_ + k);
-        a_.template load_row<V>(row_ + r, k0_ + k).store_unaligned(to + k);
-      }
-    for (; k < steps_; ++k) to[k] = a_.template get<Acc>(row_ + r, k0_ + k);
-  }
-
-  /// Contiguous along rows: in every tile k after k, `height` elements each.
-  void copy_steps() {
-    for (index_t k = 0; k < steps_; ++k)
-      for (index_t r = 0; r < rows_; r += tuning::rows) {
-        prefetch(a_, row_ + r, k0_ + k + steps_ahead);
-        const index_t exist = std::min(tuning::rows, rows_ - r), height = tile_height<V>(exist);
-        Acc* to = tile_at(r) + k * height;
-        // Whole batches reach into the next step's place: that is written afterwards.
-        if (row_ + r + (height + w - 1) / w * w <= a_.extent(0)) {
-          for (index_t i = 0; i < height; i += w)
-            a_.template load_column<V>(row_ + r + i, k0_ + k).store_unaligned(to + i);
-        } else {
-          for (index_t i = 0; i < height; ++i)
-            to[i] = i < exist ? a_.template get<Acc>(row_ + r + i, k0_ + k) : Acc(0);
-        }
-      }
-  }
+  Acc* tile_at(index_t r) const { return space_ + r * row_space_; }
 
   const Operand& a_;
-  index_t row_, rows_, k0_, steps_;
+  index_t row_, k0_;
   Acc* space_;
+  index_t row_space_;  // of one row in a strip, with room for what batches reach into
   index_t rows_in_place_ = 0;
-  bool by_rows_ = true;
 };
 
 }  // namespace mmrec::simd

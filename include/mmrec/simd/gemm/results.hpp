@@ -20,13 +20,23 @@ class results {
  public:
   using Acc = typename V::value_type;
 
-  /// Refers to `epilogue(row, column, lanes, live)`, which owns the store.
+  /// Refers to `epilogue(row, column, lanes, live)`, which owns the store. If it has
+  /// target(row, column), where that is, the line is asked for ahead of the results.
   template <class Epilogue>
-  explicit results(const Epilogue& epilogue) : context_(&epilogue), call_(&hand_over<Epilogue>) {}
+  explicit results(const Epilogue& epilogue)
+      : context_(&epilogue), call_(&hand_over<Epilogue>), ask_(&ask_for<Epilogue>) {}
 
   /// Element (i, j) of the rectangle is from[i * stride + j]; the last batch of a row is read whole.
   void operator()(const gemm_range& at, const Acc* from, index_t stride) const {
     call_(context_, at, from, stride);
+  }
+  /// The results of this rectangle come next. (Stores to a small matrix find it in the cache.)
+  void expect(const gemm_range& at) const {
+    if (far_) ask_(context_, at);
+  }
+  /// Says how many elements the whole matrix has.
+  void expect_all(index_t elements) {
+    far_ = elements * static_cast<index_t>(sizeof(Acc)) > (index_t{1} << 19);
   }
 
  private:
@@ -41,9 +51,20 @@ class results {
         epilogue(at.row + i, at.column + j, V::load_unaligned(from + i * stride + j),
                  static_cast<std::size_t>(std::min(w, at.columns - j)));
   }
+  template <class Epilogue>
+  static void ask_for(const void* context, const gemm_range& at) {
+    if constexpr (requires(const Epilogue& e) { e.target(at.row, at.column); }) {
+      const auto& epilogue = *static_cast<const Epilogue*>(context);
+      for (index_t i = 0; i < at.rows; ++i)
+        for (const index_t j : {at.column, at.column + at.columns - 1})
+          __builtin_prefetch(epilogue.target(at.row + i, j), 1);
+    }
+  }
 
   const void* context_;
   void (*call_)(const void*, const gemm_range&, const Acc*, index_t);
+  void (*ask_)(const void*, const gemm_range&);
+  bool far_ = false;
 };
 
 }  // namespace mmrec::simd
