@@ -169,11 +169,11 @@ TEMPLATE_TEST_CASE("mdi: fixtures", "[fixtures][gradients]", reference_float, re
       if (!check.expects(call + "gamma")) continue;
       CAPTURE(file.name(), call);
       const bool with_update = call.starts_with("fwd");
-      mdi<T, typename TestType::backend_type> module(TestType::backend(), check.data(),
-                                                     call.find("_ctx") != call.npos, with_update);
-      check.compare(call + "gamma", module.decay().values());
-      if (with_update) check.compare(call + "h_new", module.update().values());
-      if (has_gradients(check.data(), call)) module.compare_gradients(check, call);
+      mdi<T, typename TestType::backend_type> subject(TestType::backend(), check.data(),
+                                                      call.find("_ctx") != call.npos, with_update);
+      check.compare(call + "gamma", subject.decay().values());
+      if (with_update) check.compare(call + "h_new", subject.update().values());
+      if (has_gradients(check.data(), call)) subject.compare_gradients(check, call);
     }
   }
 }
@@ -187,11 +187,11 @@ TEMPLATE_TEST_CASE("mdi with the planning error: fixtures", "[fixtures][gradient
     CAPTURE(file.name());
     fixture_check check(file);
     const npz& data = check.data();
-    const mdi<T, typename TestType::backend_type> module(backend, data, true, true);
+    const mdi<T, typename TestType::backend_type> subject(backend, data, true, true);
     parameter_set<T> p(data);
     const dense<T> h_prev(data.array("in/h_prev"));
     perceptron<T> error{"W_planning_error"}, target{"W_planning_target"};
-    error.forward(backend, p, module.update());
+    error.forward(backend, p, subject.update());
     target.forward(backend, p, h_prev);
 
     auto e = dense<T>::unwritten(h_prev.shape()), de = e, dtarget = e, dh_prev = e;
@@ -199,14 +199,14 @@ TEMPLATE_TEST_CASE("mdi with the planning error: fixtures", "[fixtures][gradient
     double sum = 0;
     for (const T v : e.values()) sum += static_cast<double>(v) * static_cast<double>(v);
     const auto count = static_cast<double>(e.values().size());
-    check.compare("gamma", module.decay().values());
-    check.compare("h_new", module.update().values());
+    check.compare("gamma", subject.decay().values());
+    check.compare("h_new", subject.update().values());
     check.compare("L_aux", std::vector<T>{static_cast<T>(sum / count)});
 
     const double slope = 2 * data.array("R/L_aux").as<double>().at(0) / count;
     mmrec::transform(backend, opposite_slopes{slope}, std::tuple{de.rows(), dtarget.rows()},
                      e.rows());
-    error.backward(backend, p, module.update(), de, {});  // stop_gradient: no dx
+    error.backward(backend, p, subject.update(), de, {});  // stop_gradient: no dx
     target.backward(backend, p, h_prev, dtarget, dh_prev.rows());
     check.compare("grad/in/h_prev", dh_prev.values());
     p.compare_gradients(check, "");

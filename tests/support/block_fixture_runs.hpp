@@ -96,18 +96,18 @@ void compare_block_files() {
   for (const fixture_file& file : fixture_files("block")) {
     fixture_check check(file);
     const npz& data = check.data();
-    block_module<T, typename TestType::backend_type> module(TestType::backend(), file, data);
+    block_module<T, typename TestType::backend_type> subject(TestType::backend(), file, data);
     const auto& shape = data.array("in/x1").shape;
-    auto state = module.initial_state(shape.at(0), shape.at(1));
+    auto state = subject.initial_state(shape.at(0), shape.at(1));
     for (int run = 1; data.contains("in/x" + std::to_string(run)); ++run) {
       const std::string number = std::to_string(run), call = "run" + number + "/";
       CAPTURE(file.name(), call);
       const dense<T> x(data.array("in/x" + number)), dy(data.array("R/y" + number));
-      const dense<T> y = module.forward(x.cube(), state);
+      const dense<T> y = subject.forward(x.cube(), state);
       check.compare(call + "y", y.values());
-      module.compare_state(check, call, state);
+      subject.compare_state(check, call, state);
       if (has_gradients(data, call)) {
-        module.compare_gradients(check, call, "in/x" + number, x, dy);
+        subject.compare_gradients(check, call, "in/x" + number, x, dy);
       }
     }
   }
@@ -120,25 +120,25 @@ void compare_block_decode_files() {
   for (const fixture_file& file : fixture_files("block_decode")) {
     CAPTURE(file.name());
     fixture_check check(file);
-    block_module<T, typename TestType::backend_type> module(TestType::backend(), file,
-                                                            check.data());
+    block_module<T, typename TestType::backend_type> subject(TestType::backend(), file,
+                                                             check.data());
     const dense<T> x(check.data().array("in/x"));
     const index_t batch = x.extent(0), time = x.extent(1);
-    auto state = module.initial_state(batch, time);
-    check.compare("y_whole", module.forward(x.cube(), state).values());
+    auto state = subject.initial_state(batch, time);
+    check.compare("y_whole", subject.forward(x.cube(), state).values());
 
-    state = module.initial_state(batch, 1);
+    state = subject.initial_state(batch, 1);
     auto y = dense<T>::unwritten(x.shape());
     for (index_t t = 0; t < time; ++t) {
       // A pass wants its rows one stride apart, which a column of tokens is not.
       auto token = dense<T>::unwritten({batch, 1, x.width()});
       const same_value copy;
       transform(TestType::backend(), copy, token.cube(), x.cube().slice(1, t, 1));
-      const dense<T> step = module.forward(token.cube(), state);
+      const dense<T> step = subject.forward(token.cube(), state);
       transform(TestType::backend(), copy, y.cube().slice(1, t, 1), step.cube());
     }
     check.compare("y_steps", y.values());
-    module.compare_state(check, "", state);
+    subject.compare_state(check, "", state);
   }
 }
 
