@@ -28,8 +28,8 @@ namespace cuda {
 /// The rule behind solver::automatic, in microseconds as an H200 took them in float
 /// (bench/results/gpu/recurrence.md).
 struct recurrence_tuning {
-  double step = 2.8;                ///< of the walk: one exchange, and the block's own latencies
-  double step_per_megaflop = 0.07;  ///< of a step's products
+  double step = 1.7;                ///< of the walk: one exchange, and the block's own latencies
+  double step_per_megaflop = 0.06;  ///< of a step's products
   double sweeps = 10, sweep = 55;  ///< how many a contracting system takes; what one costs a window
   double sweep_per_megaflop = 0.09;
 
