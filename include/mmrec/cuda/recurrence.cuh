@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gated recurrence on the GPU: two solvers, each one kernel that stays on the device.
 //
-//   sequential   a step costs one exchange through L2; weights stay in shared memory     walk.cuh
+//   sequential   a step costs one exchange through L2; weights stay in registers         walk.cuh
 //   parallel     a window of time: sweeps until nothing moves, decided on the device   sweeps.cuh
 //
 // recurrence_tuning says which of them `solver::automatic` means. What does not wait for a step is a
