@@ -70,8 +70,13 @@ struct row_fragment<float, Narrow> {
   row_fragment() = default;
   __device__ __forceinline__ row_fragment(const pack<float>& upper, const pack<float>& lower) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-      split((i % 2 == 0 ? upper : lower).element[i / 2], high[i], low[Narrow ? 0 : i]);
+    for (int i = 0; i < 8; ++i) {
+      const float x = (i % 2 == 0 ? upper : lower).element[i / 2];
+      if constexpr (Narrow)
+        high[i] = x;  // a NaN stays, too
+      else
+        split(x, high[i], low[i]);
+    }
   }
 };
 template <>
