@@ -35,7 +35,9 @@ index_t pairs_at_once(const char* function, const device_properties& device, Ker
     int clusters = 0, pairs = 0;
     check(function, "cudaDeviceGetAttribute",
           cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device.index));
-    if (clusters) {
+    cudaFuncAttributes code{};
+    check(function, "cudaFuncGetAttributes", cudaFuncGetAttributes(&code, kernel));
+    if (clusters && code.ptxVersion >= 90) {  // code of an older device knows no clusters
       cudaLaunchConfig_t config{};
       config.gridDim = dim3(2);
       config.blockDim = dim3(walk_threads);
@@ -46,7 +48,7 @@ index_t pairs_at_once(const char* function, const device_properties& device, Ker
       check(function, "cudaOccupancyMaxActiveClusters",
             cudaOccupancyMaxActiveClusters(&pairs, kernel, &config));
     }
-    n = pairs + 1;
+    n = std::min(pairs, device.multiprocessors / 2) + 1;
   }
   return n - 1;
 }
