@@ -87,6 +87,7 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
                 row_tiles = std::max<index_t>(1, over(steps.r.batch, fragment_columns)),
                 depth = steps.depth() / fragment_depth<Acc>;
   const auto teams = [&](int blocks) { return blocks == 1 ? device.multiprocessors : pairs; };
+  const auto room = static_cast<std::size_t>(device.shared_bytes) - most_buffers * 8;
   const auto cut = [&](walk_plan p) {
     p.depth = depth;
     p.packs = static_cast<int>(over(depth, p.parts()));
@@ -100,7 +101,6 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
           finishers(units).buffers() * p.parts() * units * unit_sums<Steps> + units * rows;
       return static_cast<std::size_t>(words) * sizeof(Acc);
     };
-    const auto room = static_cast<std::size_t>(device.shared_bytes) - most_buffers * 8;
     p.rows = over(row_tiles, p.groups) * fragment_columns;
     while (p.rows > fragment_columns && bytes(p.rows) > room) p.rows -= fragment_columns;
     p.groups = std::min(p.groups, over(row_tiles, p.rows / fragment_columns));
@@ -108,7 +108,7 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
     return p;
   };
   const auto fits = [&](const walk_plan& p) {
-    return p.packs <= most && p.slices <= teams(p.blocks);
+    return p.packs <= most && p.slices <= teams(p.blocks) && p.shared_bytes <= room;
   };
   walk_plan one, halves, two;
   halves.blocks = 2, two.blocks = two.tiles = 2;
@@ -123,7 +123,7 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
   p.kept = false;
   while (over(all_tiles, p.passes) > device.multiprocessors) p.passes *= 2;
   p = cut(p);
-  if (p.shared_bytes > static_cast<std::size_t>(device.shared_bytes) - most_buffers * 8) {
+  if (p.shared_bytes > room) {
     p.resident = false;
     p = cut(p);
   }
