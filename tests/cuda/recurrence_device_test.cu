@@ -137,10 +137,13 @@ TEMPLATE_TEST_CASE("recurrence on the GPU: many blocks", "[components][gradients
 
 TEMPLATE_TEST_CASE("recurrence on the GPU: a captured solve gives the bits of a plain one",
                    "[components][gradients]", float, Eigen::half) {
+  // Blocks alone, and in clusters.
+  const auto shape =
+      GENERATE(std::array<index_t, 3>{5, 50, 70}, std::array<index_t, 3>{3, 20, 530});
   for (const recurrence_form& form :
        {recurrence_form{},
         recurrence_form{.solver = solver::parallel, .max_sweeps = 5, .window = 16}}) {
-    passes<TestType> p({5, 50, 70}, form);
+    passes<TestType> p(shape, form);
     const stream stream;
     const backend::cuda on{stream.get()};
     p.run(on);
