@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What only the GPU has, for the recurrence: many blocks that hand states to one another, weights
-// that do not fit on a multiprocessor, a captured solve, reports in the device's own time, and the
-// rule that picks a solver. Arrays are pinned memory (main.cpp).
+// that do not fit into registers or on a multiprocessor, a captured solve, reports in the device's
+// own time, and the rule that picks a solver. Arrays are pinned memory (main.cpp).
 #include "../support/cuda_modules.hpp"
 
 #include <Eigen/Core>
@@ -102,7 +102,8 @@ TEMPLATE_TEST_CASE("recurrence on the GPU: many blocks", "[components][gradients
   using T = TestType;
   const auto [batch, time, d] =
       GENERATE(std::array<index_t, 3>{1, 40, 512}, std::array<index_t, 3>{20, 15, 130},
-               std::array<index_t, 3>{9, 6, 700}, std::array<index_t, 3>{150, 2, 300});
+               std::array<index_t, 3>{9, 6, 700}, std::array<index_t, 3>{150, 2, 300},
+               std::array<index_t, 3>{2, 3, 1100}, std::array<index_t, 3>{1, 2, 2080});
   const auto form = GENERATE(recurrence_form{}, recurrence_form{.solver = solver::parallel},
                              recurrence_form{.solver = solver::parallel, .max_sweeps = 4},
                              recurrence_form{.mix_gate = false});
@@ -136,10 +137,13 @@ TEMPLATE_TEST_CASE("recurrence on the GPU: many blocks", "[components][gradients
 
 TEMPLATE_TEST_CASE("recurrence on the GPU: a captured solve gives the bits of a plain one",
                    "[components][gradients]", float, Eigen::half) {
+  // Blocks alone, and in clusters.
+  const auto shape =
+      GENERATE(std::array<index_t, 3>{5, 50, 70}, std::array<index_t, 3>{3, 20, 530});
   for (const recurrence_form& form :
        {recurrence_form{},
         recurrence_form{.solver = solver::parallel, .max_sweeps = 5, .window = 16}}) {
-    passes<TestType> p({5, 50, 70}, form);
+    passes<TestType> p(shape, form);
     const stream stream;
     const backend::cuda on{stream.get()};
     p.run(on);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gated recurrence on the GPU: two solvers, each one kernel that stays on the device.
 //
-//   sequential   a step costs one exchange through L2; weights stay in shared memory     walk.cuh
+//   sequential   a step costs one exchange through L2; weights stay in registers         walk.cuh
 //   parallel     a window of time: sweeps until nothing moves, decided on the device   sweeps.cuh
 //
 // recurrence_tuning says which of them `solver::automatic` means. What does not wait for a step is a
@@ -28,8 +28,8 @@ namespace cuda {
 /// The rule behind solver::automatic, in microseconds as an H200 took them in float
 /// (bench/results/gpu/recurrence.md).
 struct recurrence_tuning {
-  double step = 2.8;                ///< of the walk: one exchange, and the block's own latencies
-  double step_per_megaflop = 0.07;  ///< of a step's products
+  double step = 1.7;                ///< of the walk: one exchange, and the block's own latencies
+  double step_per_megaflop = 0.06;  ///< of a step's products
   double sweeps = 10, sweep = 55;  ///< how many a contracting system takes; what one costs a window
   double sweep_per_megaflop = 0.09;
 

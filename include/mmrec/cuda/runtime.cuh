@@ -164,6 +164,7 @@ struct launch_shape {
   unsigned threads = 32;
   std::size_t shared_bytes = 0;  // dynamic
   bool cooperative = false;      // all blocks are on the device together
+  unsigned cluster = 1;          // blocks that reach each other's shared memory
 };
 
 /// Enqueues a kernel.
@@ -179,10 +180,18 @@ void launch(const backend::cuda& b, const char* function, const launch_shape& sh
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream_of(b);
-  cudaLaunchAttribute together{};
-  together.id = cudaLaunchAttributeCooperative;
-  together.val.cooperative = 1;
-  if (shape.cooperative) config.attrs = &together, config.numAttrs = 1;
+  cudaLaunchAttribute attributes[2]{};
+  config.attrs = attributes;
+  if (shape.cooperative) {
+    auto& together = attributes[config.numAttrs++];
+    together.id = cudaLaunchAttributeCooperative;
+    together.val.cooperative = 1;
+  }
+  if (shape.cluster > 1) {
+    auto& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {shape.cluster, 1, 1};
+  }
   check(function, "cudaLaunchKernelEx", cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small matrix products on the tensor cores, in the accuracy of the arithmetic type, and words that
-// blocks hand to one another while a kernel runs.
+// Small matrix products on the tensor cores, in the accuracy of the arithmetic type.
 //
 // A warp multiplies a tile of 16 rows with 8 columns, `fragment_depth` deep: one pack of 16 bytes of
 // every row and column to a lane. In float each factor is the sum of two TF32 numbers, and the
@@ -33,13 +32,14 @@ struct fragment_sum {
   Acc of[4] = {};  // (row, 0) (row, 1) (row + 8, 0) (row + 8, 1)
 };
 
-__device__ __forceinline__ float to_tf32(float x) {
-  std::uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return std::bit_cast<float>(bits);
+/// x = high + low + less than the last bit of x. Integer instructions do what cvt.rna.tf32 does, at
+/// a higher rate; a NaN is lost in high, but not in low.
+__device__ __forceinline__ void split(float x, float& high, float& low) {
+  high = std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x1000u) & 0xffffe000u);
+  low = std::bit_cast<float>(std::bit_cast<std::uint32_t>(x - high) & 0xffffe000u);
 }
-__device__ __forceinline__ void tensor_product(fragment_sum<float>& sum, const float (&a)[4],
-                                               const float (&b)[2]) {
+__device__ __forceinline__ void tensor_product(fragment_sum<float>& sum, const float* a,
+                                               const float* b) {
   const auto bits = [](float x) { return std::bit_cast<std::uint32_t>(x); };
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
@@ -54,90 +54,78 @@ __device__ __forceinline__ void tensor_product(double* sum, double a, double b) 
       : "d"(a), "d"(b));
 }
 
-/// sum += the tile of (upper, lower) times b. Narrow: the rows' elements have 16 bits.
+/// The rows of a tile as the tensor cores take them: split once for many products. Narrow: their
+/// elements have 16 bits.
+template <class Acc, bool Narrow>
+struct row_fragment {
+  pack<Acc> upper, lower;
+};
+template <class Acc>
+struct column_fragment {
+  pack<Acc> values;
+};
 template <bool Narrow>
-__device__ __forceinline__ void multiply_fragments(fragment_sum<float>& sum,
-                                                   const pack<float>& upper,
-                                                   const pack<float>& lower, const pack<float>& b) {
-  fragment_sum<float> part;
-  float a_high[2][4], b_high[2][2], a_low[2][4], b_low[2][2];
-  const auto split = [](float x, float& high, float& low) {
-    high = to_tf32(x);
-    low = to_tf32(x - high);
-  };
+struct row_fragment<float, Narrow> {
+  float high[8], low[Narrow ? 1 : 8];
+  row_fragment() = default;
+  __device__ __forceinline__ row_fragment(const pack<float>& upper, const pack<float>& lower) {
 #pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    split(upper.element[e], a_high[e / 2][e % 2 * 2], a_low[e / 2][e % 2 * 2]);
-    split(lower.element[e], a_high[e / 2][e % 2 * 2 + 1], a_low[e / 2][e % 2 * 2 + 1]);
-    split(b.element[e], b_high[e / 2][e % 2], b_low[e / 2][e % 2]);
+    for (int i = 0; i < 8; ++i) {
+      const float x = (i % 2 == 0 ? upper : lower).element[i / 2];
+      if constexpr (Narrow)
+        high[i] = x;  // a NaN stays, too
+      else
+        split(x, high[i], low[i]);
+    }
   }
+};
+template <>
+struct column_fragment<float> {
+  float high[4], low[4];
+  column_fragment() = default;
+  __device__ __forceinline__ column_fragment(const pack<float>& values) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) split(values.element[i], high[i], low[i]);
+  }
+};
+
+/// sum += the tile of rows times the columns, for N packs. The parts of several packs are computed
+/// side by side, because one waits for its own last product.
+inline constexpr int packs_together = 4;
+template <bool Narrow, int N>
+__device__ __forceinline__ void multiply_fragments(fragment_sum<float>& sum,
+                                                   const row_fragment<float, Narrow>* a,
+                                                   const column_fragment<float> (&b)[N]) {
+  fragment_sum<float> part[N];
 #pragma unroll
   for (int s = 0; s < 2; ++s) {
-    if constexpr (!Narrow) tensor_product(part, a_low[s], b_high[s]);
-    tensor_product(part, a_high[s], b_low[s]);
+    if constexpr (!Narrow) {
+#pragma unroll
+      for (int k = 0; k < N; ++k) tensor_product(part[k], a[k].low + 4 * s, b[k].high + 2 * s);
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) tensor_product(part[k], a[k].high + 4 * s, b[k].low + 2 * s);
   }
 #pragma unroll
-  for (int s = 0; s < 2; ++s) tensor_product(part, a_high[s], b_high[s]);
+  for (int s = 0; s < 2; ++s)
 #pragma unroll
-  for (int i = 0; i < 4; ++i) sum.of[i] += part.of[i];
+    for (int k = 0; k < N; ++k) tensor_product(part[k], a[k].high + 4 * s, b[k].high + 2 * s);
+#pragma unroll
+  for (int k = 0; k < N; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum.of[i] += part[k].of[i];
 }
-template <bool Narrow>
+template <bool Narrow, int N>
 __device__ __forceinline__ void multiply_fragments(fragment_sum<double>& sum,
-                                                   const pack<double>& upper,
-                                                   const pack<double>& lower,
-                                                   const pack<double>& b) {
+                                                   const row_fragment<double, Narrow>* a,
+                                                   const column_fragment<double> (&b)[N]) {
 #pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    tensor_product(sum.of, upper.element[e], b.element[e]);
-    tensor_product(sum.of + 2, lower.element[e], b.element[e]);
-  }
-}
-
-/// A word that says that nobody has written here yet: a NaN that no arithmetic gives.
-template <class Acc>
-using exchange_bits = std::conditional_t<sizeof(Acc) == 8, std::uint64_t, std::uint32_t>;
-template <class Acc>
-inline constexpr exchange_bits<Acc> not_written = ~exchange_bits<Acc>{0};
-
-template <class Acc>
-__device__ __forceinline__ bool written(const Acc& v) {
-  return std::bit_cast<exchange_bits<Acc>>(v) != not_written<Acc>;
-}
-template <class Acc>
-__device__ __forceinline__ bool written(const pack<Acc>& p) {
-  bool all = true;
+  for (int k = 0; k < N; ++k)
 #pragma unroll
-  for (int e = 0; e < pack_size<Acc>; ++e) all = all && written(p.element[e]);
-  return all;
-}
-/// The same value, but never the word above.
-template <class Acc>
-__device__ __forceinline__ Acc sendable(const Acc& v) {
-  return written(v) ? v : std::numeric_limits<Acc>::quiet_NaN();
-}
-
-// The words are messages themselves, so no order between them and other memory is needed: relaxed.
-__device__ __forceinline__ pack<float> receive(const float* p) {
-  pack<float> v;
-  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.element[0]), "=f"(v.element[1]), "=f"(v.element[2]), "=f"(v.element[3])
-               : "l"(p)
-               : "memory");
-  return v;
-}
-__device__ __forceinline__ pack<double> receive(const double* p) {
-  pack<double> v;
-  asm volatile("ld.relaxed.gpu.global.v2.f64 {%0, %1}, [%2];"
-               : "=d"(v.element[0]), "=d"(v.element[1])
-               : "l"(p)
-               : "memory");
-  return v;
-}
-__device__ __forceinline__ void send(float* p, float v) {
-  asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" : : "l"(p), "f"(sendable(v)) : "memory");
-}
-__device__ __forceinline__ void send(double* p, double v) {
-  asm volatile("st.relaxed.gpu.global.f64 [%0], %1;" : : "l"(p), "d"(sendable(v)) : "memory");
+    for (int e = 0; e < 2; ++e) {
+      tensor_product(sum.of, a[k].upper.element[e], b[k].values.element[e]);
+      tensor_product(sum.of + 2, a[k].lower.element[e], b[k].values.element[e]);
+    }
 }
 
 }  // namespace mmrec::cuda::detail

@@ -8,9 +8,10 @@
 //   adjoint   a row tile is 16 units: columns of W_b, and behind them in depth those of W_m. The
 //             vector is [a_b a_m] of step t + 1, in a (batch, time, gates pitch).
 //
-// x and a begin as words that nobody has written (fragments.cuh); padding is zero.
+// x and a begin as words that nobody has written (exchange.cuh); padding is zero.
 #pragma once
 
+#include <mmrec/cuda/recurrence/exchange.cuh>
 #include <mmrec/cuda/recurrence/fragments.cuh>
 #include <mmrec/recurrence_steps.hpp>
 
@@ -98,12 +99,14 @@ struct forward_steps {
 
   /// What a step needs that does not wait for the step before.
   struct ahead {
-    Acc z, gamma, mixed;
+    S z, gamma, block_bias, mix_bias;
+    Acc mixed;
   };
   __device__ ahead look_ahead(index_t b, index_t j, index_t i, const step_range& range) const {
     const index_t t = range.from + i;
-    return {widen<Acc>(r.z(b, t, j)), widen<Acc>(r.gamma(b, t, j)),
-            r.gates == 2 ? mixed[(b * r.time + t) * r.d + j] : Acc(0)};
+    const bool mixes = r.gates == 2;
+    return {r.z(b, t, j), r.gamma(b, t, j), r.block_bias(j), mixes ? r.mix_bias(j) : S{},
+            mixes ? mixed[(b * r.time + t) * r.d + j] : Acc(0)};
   }
   /// The unit's own state, which it keeps from step to step.
   __device__ Acc begin(index_t b, index_t j, const step_range& range) const {
@@ -112,9 +115,9 @@ struct forward_steps {
   __device__ Acc finish(index_t b, index_t j, index_t i, const step_range& range, const ahead& in,
                         Acc p, Acc block_sum, Acc mix_sum) const {
     const index_t t = range.from + i;
-    const Acc u_mix = r.gates == 2 ? mix_sum + (in.mixed + widen<Acc>(r.mix_bias(j))) : Acc(0);
-    const mmrec::detail::gate_step<Acc> step(block_sum + widen<Acc>(r.block_bias(j)), u_mix,
-                                             r.gates == 2, in.z, in.gamma, p, r.mix_factor);
+    const mmrec::detail::gate_step<Acc> step(
+        block_sum + widen<Acc>(in.block_bias), mix_sum + (in.mixed + widen<Acc>(in.mix_bias)),
+        r.gates == 2, widen<Acc>(in.z), widen<Acc>(in.gamma), p, r.mix_factor);
     send(state_before(b, t + 1) + j, step.h);
     h(b, t, j) = narrow<S>(step.h);
     if (gates) {
@@ -171,14 +174,14 @@ struct adjoint_steps {
   }
 
   struct ahead {
-    Acc g, z, gamma, p, s, m;
+    S g, z, gamma, s, m;
+    Acc p;
   };
   __device__ ahead look_ahead(index_t b, index_t j, index_t i, const step_range& range) const {
     const index_t t = range.to - 1 - i;
     if (t < range.from) return {};
-    return {widen<Acc>(g(b, t, j)),       widen<Acc>(r.z(b, t, j)),
-            widen<Acc>(r.gamma(b, t, j)), p[(b * r.time + t) * r.d + j],
-            widen<Acc>(gates(b, t, j)),   widen<Acc>(gates(b, t, r.d + j))};
+    return {g(b, t, j),     r.z(b, t, j),         r.gamma(b, t, j),
+            gates(b, t, j), gates(b, t, r.d + j), p[(b * r.time + t) * r.d + j]};
   }
   __device__ Acc begin(index_t b, index_t j, const step_range&) const { return carry[b * r.d + j]; }
   /// `rest` is the part of dp that needs no product.
@@ -190,13 +193,14 @@ struct adjoint_steps {
       carry[b * r.d + j] = dp;
       return dp;
     }
-    const Acc now = in.g + dp;
-    const mmrec::detail::adjoint_step<Acc> step(now, in.z, in.p, in.s, in.m, r.mix_factor);
+    const Acc now = widen<Acc>(in.g) + dp, gamma = widen<Acc>(in.gamma);
+    const mmrec::detail::adjoint_step<Acc> step(now, widen<Acc>(in.z), in.p, widen<Acc>(in.s),
+                                                widen<Acc>(in.m), r.mix_factor);
     Acc* const to = sent(b, t) + j;
     send(to, step.a_block);
     if (r.gates == 2) send(to + r.pitch, step.a_mix);
     e[(b * r.time + t) * r.d + j] = now;
-    return step.direct + now * (in.gamma + r.mix_factor * in.gamma);
+    return step.direct + now * (gamma + r.mix_factor * gamma);
   }
 };
 

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// How blocks hand values to one another while a kernel runs.
+//
+//   words       through L2, to every block: a word says itself whether it was written, so that no
+//               flag and no order of memory is needed
+//   sums        through the shared memory of a cluster's blocks: stores that a barrier in the
+//               receiving block counts
+#pragma once
+
+#include <mmrec/cuda/recurrence/fragments.cuh>
+
+namespace mmrec::cuda::detail {
+
+/// A word that says that nobody has written here yet: a NaN that no arithmetic gives.
+template <class Acc>
+using exchange_bits = std::conditional_t<sizeof(Acc) == 8, std::uint64_t, std::uint32_t>;
+template <class Acc>
+inline constexpr exchange_bits<Acc> not_written = ~exchange_bits<Acc>{0};
+
+template <class Acc>
+__device__ __forceinline__ bool written(const Acc& v) {
+  return std::bit_cast<exchange_bits<Acc>>(v) != not_written<Acc>;
+}
+template <class Acc>
+__device__ __forceinline__ bool written(const pack<Acc>& p) {
+  bool all = true;
+#pragma unroll
+  for (int e = 0; e < pack_size<Acc>; ++e) all = all && written(p.element[e]);
+  return all;
+}
+/// The same value, but never the word above.
+template <class Acc>
+__device__ __forceinline__ Acc sendable(const Acc& v) {
+  return written(v) ? v : std::numeric_limits<Acc>::quiet_NaN();
+}
+
+// The words are messages themselves, so no order between them and other memory is needed: relaxed.
+__device__ __forceinline__ pack<float> receive(const float* p) {
+  pack<float> v;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.element[0]), "=f"(v.element[1]), "=f"(v.element[2]), "=f"(v.element[3])
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ pack<double> receive(const double* p) {
+  pack<double> v;
+  asm volatile("ld.relaxed.gpu.global.v2.f64 {%0, %1}, [%2];"
+               : "=d"(v.element[0]), "=d"(v.element[1])
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void send(float* p, float v) {
+  asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" : : "l"(p), "f"(sendable(v)) : "memory");
+}
+__device__ __forceinline__ void send(double* p, double v) {
+  asm volatile("st.relaxed.gpu.global.f64 [%0], %1;" : : "l"(p), "d"(sendable(v)) : "memory");
+}
+
+/// Packs of one row of the vector, on their way: of[k] is the pack q + k Stride, or zero from `end`
+/// on.
+template <class Acc, int Count, int Stride>
+struct incoming {
+  pack<Acc> of[Count];
+
+  /// `from`: the lane's row; null where there is none.
+  __device__ __forceinline__ void request(const Acc* from, index_t q, index_t end) {
+#pragma unroll
+    for (int k = 0; k < Count; ++k) {
+      of[k] = {};
+      if (from && q + k * Stride < end)
+        of[k] = receive(from + (q + k * Stride) * fragment_depth<Acc>);
+    }
+  }
+  /// Until all are there. Calm: where a whole device would read a long vector again and again, the
+  /// last pack is waited for alone, because all that reading delays the words on their way.
+  template <bool Calm>
+  __device__ __forceinline__ void wait(const Acc* from, index_t q) {
+    const auto ask = [&](int k) { of[k] = receive(from + (q + k * Stride) * fragment_depth<Acc>); };
+    for (;;) {
+      bool ready = true;
+#pragma unroll
+      for (int k = 0; k < Count; ++k) ready = ready && written(of[k]);
+      if (!__any_sync(all_lanes, !ready)) return;
+      if (ready) continue;
+      if constexpr (Calm)
+        while (!written(of[Count - 1])) ask(Count - 1);
+#pragma unroll
+      for (int k = 0; k < Count; ++k)
+        if (!written(of[k])) ask(k);
+    }
+  }
+};
+
+/// Clusters, and stores between the blocks of one, come with sm_90.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool has_clusters = false;
+#else
+inline constexpr bool has_clusters = true;
+#endif
+
+/// An address in the shared memory of this block, and of the cluster's block `rank`.
+using shared_address = std::uint32_t;
+__device__ __forceinline__ shared_address address_of(const void* p) {
+  return static_cast<shared_address>(__cvta_generic_to_shared(p));
+}
+__device__ __forceinline__ shared_address address_in(shared_address own, int rank) {
+  shared_address a;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(own), "r"(rank));
+  return a;
+}
+/// All threads of all blocks of the cluster.
+__device__ __forceinline__ void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;"
+               :
+               :
+               : "memory");
+}
+
+/// Two warps of a block.
+__device__ __forceinline__ void pair_barrier(int pair) {
+  asm volatile("bar.sync %0, %1;" : : "r"(pair + 1), "n"(2 * warp) : "memory");
+}
+
+/// Counts the warps that arrive here, or the bytes that a cluster's blocks store; then one thread says
+/// how many a phase has.
+struct arrivals {
+  std::uint64_t barrier;
+
+  __device__ void begin(int arriving) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
+                 :
+                 : "r"(address_of(&barrier)), "r"(arriving)
+                 : "memory");
+  }
+  __device__ void arrive() {
+    [[maybe_unused]] std::uint64_t state;
+    asm volatile("mbarrier.arrive.shared::cta.b64 %0, [%1];"
+                 : "=l"(state)
+                 : "r"(address_of(&barrier))
+                 : "memory");
+  }
+  __device__ void expect(int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :
+                 : "r"(address_of(&barrier)), "r"(bytes)
+                 : "memory");
+  }
+  /// Until the phase of this parity has ended.
+  __device__ void wait(unsigned parity) {
+    unsigned done;
+    do {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+      asm volatile(
+          "{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+#else
+      asm volatile(
+          "{\n.reg .pred p;\n"
+          "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+#endif
+          "selp.u32 %0, 1, 0, p;\n}"
+          : "=r"(done)
+          : "r"(address_of(&barrier)), "r"(parity)
+          : "memory");
+    } while (!done);
+  }
+};
+/// Stores two neighbours at `to` and counts them at `counter`, both in one block of the cluster.
+__device__ __forceinline__ void store_pair(shared_address to, shared_address counter, float a,
+                                           float b) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%2, %3}, [%1];"
+               :
+               : "r"(to), "r"(counter), "f"(a), "f"(b)
+               : "memory");
+}
+__device__ __forceinline__ void store_pair(shared_address to, shared_address counter, double a,
+                                           double b) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f64 [%0], {%2, %3}, [%1];"
+               :
+               : "r"(to), "r"(counter), "d"(a), "d"(b)
+               : "memory");
+}
+
+}  // namespace mmrec::cuda::detail
