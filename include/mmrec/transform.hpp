@@ -47,10 +47,10 @@ struct loop_nest {
       if (!together) continue;
       for (auto& s : strides) {
         if (extents[axis] == 1) s[axis] = s[axis - 1];
-        for (std::size_t i = axis - 1; i + 1 < rank; ++i) s[i] = s[i + 1];
+        for (std::size_t i = axis - 1; i + 1 < Rank; ++i) s[i] = s[i + 1];
       }
       extents[axis - 1] *= extents[axis];
-      for (std::size_t i = axis; i + 1 < rank; ++i) extents[i] = extents[i + 1];
+      for (std::size_t i = axis; i + 1 < Rank; ++i) extents[i] = extents[i + 1];
       --rank;
     }
   }
