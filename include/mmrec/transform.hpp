@@ -38,8 +38,9 @@ struct loop_nest {
   std::array<std::array<index_t, Rank>, N> strides{};  // [operand][axis]
   std::size_t rank = Rank;
 
+  /// Once, when all axes are there.
   void merge() {
-    for (std::size_t axis = rank; axis-- > 1;) {
+    for (std::size_t axis = Rank; axis-- > 1;) {
       bool together = true;
       for (const auto& s : strides)
         together &=

@@ -24,6 +24,7 @@ class device_array {
   explicit device_array(std::integral auto n) : n_(static_cast<std::size_t>(n)) {
     require(cudaMalloc(&data_, n_ * sizeof(T)));
     require(cudaMemset(data_, 0, n_ * sizeof(T)));
+    require(cudaStreamSynchronize(nullptr));
   }
   explicit device_array(const std::vector<T>& values) : device_array(values.size()) {
     require(cudaMemcpy(data_, values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
@@ -41,8 +42,12 @@ class device_array {
     require(cudaMemcpy(v.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost));
     return v;
   }
-  /// Every byte 0xff: NaN in all element types.
-  void poison() { require(cudaMemset(data_, 0xff, n_ * sizeof(T))); }
+  /// Every byte 0xff: NaN in all element types. Waits: streams that are not the default one do not
+  /// wait for the default one, which writes here.
+  void poison() {
+    require(cudaMemset(data_, 0xff, n_ * sizeof(T)));
+    require(cudaStreamSynchronize(nullptr));
+  }
 
  private:
   std::size_t n_;
