@@ -120,9 +120,15 @@ int train(run_options o, const std::set<std::string_view>& given) {
     from.emplace(o.checkpoint);
     from->options("pretrain", settings_of(o), given);
     require_backend(o.backend);
-  } else if (!o.checkpoint.empty() && !o.overwrite && std::filesystem::exists(o.checkpoint)) {
-    throw mmrec::error("pretrain", "--checkpoint", "a file that does not exist yet",
-                       "'" + o.checkpoint + "'; --resume goes on with it, --overwrite replaces it");
+  } else if (!o.overwrite) {
+    const auto refuse_existing = [](const char* option, const std::string& path,
+                                    const char* else_) {
+      if (!path.empty() && std::filesystem::exists(path))
+        throw mmrec::error("pretrain", option, "a file that does not exist yet",
+                           "'" + path + "'; " + else_ + "--overwrite replaces it");
+    };
+    refuse_existing("--checkpoint", o.checkpoint, "--resume goes on with it, ");
+    refuse_existing("--best", o.best, "");
   }
   const auto bytes = read_text(o);
   const corpus text(bytes, o.vocabulary == "compact", o.validation);
@@ -168,6 +174,8 @@ int train(run_options o, const std::set<std::string_view>& given) {
       v = t.validate(last ? 0 : o.eval_tokens);
       progress.note(fmt::format("step {}: validation loss of windows {}, of the stream {}", step,
                                 loss_text(v.windows), loss_text(v.stream)));
+      const validation_report* best = t.best_validation();
+      if (!o.best.empty() && best && best->step == step) save_checkpoint(o.best, t);
     }
     if (metrics)
       metrics->row(step, r.loss, cell(v.windows), cell(v.stream), r.rate, r.gradient_norm,
@@ -190,6 +198,9 @@ int train(run_options o, const std::set<std::string_view>& given) {
     fmt::print("trained {} steps in {}, {:.0f} tokens/s while training\n", o.steps - first,
                duration_text(seconds_since(start)),
                static_cast<double>(o.steps - first) * tokens / training_seconds);
+  if (const validation_report* best = t.best_validation(); best && best->step < o.steps)
+    fmt::print("lowest validation loss {}, after step {}{}\n", loss_text(t.decisive(*best)),
+               best->step, o.best.empty() ? "" : ": '" + o.best + "'");
   if (o.sample > 0) {
     fmt::print("--- sample, temperature {} ---\n", o.temperature);
     print_sample(o, t);
@@ -215,6 +226,9 @@ int main(int argc, char** argv) {
     for (const auto& [name, option] : added)
       if (option->count() > 0) given.insert(name);
     try {
+      if (!o.best.empty() && o.best == o.checkpoint)
+        throw mmrec::error("pretrain", "--best", "another file than --checkpoint",
+                           "'" + o.best + "'");
       if (!o.resume) model_config_of(o, 1);  // before anything is read or written
     } catch (const mmrec::error& e) {
       std::fprintf(stderr, "error: %s\n", e.what());

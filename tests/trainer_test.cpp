@@ -308,6 +308,23 @@ TEST_CASE("validation of the stream is the loss of reading it token by token", "
   }
 }
 
+TEST_CASE("the best validation is the lowest, of what the run trains on", "[components]") {
+  auto o = tiny_options();
+  const std::string bytes = tiny_text();
+  const corpus text(as_text(bytes), true, o.validation);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const bool streams : {false, true}) {
+    o.mode = streams ? "streams" : "windows";
+    trainer t(o, text);
+    CHECK(t.best_validation() == nullptr);
+    t.validations() = {{1, nan, nan}};
+    CHECK(t.best_validation() == nullptr);
+    t.validations() = {{1, nan, 4.0}, {2, 3.0, 2.0}, {3, 1.0, 3.0}, {4, 1.0, 2.0}};
+    REQUIRE(t.best_validation() != nullptr);
+    CHECK(t.best_validation()->step == (streams ? 2 : 3));
+  }
+}
+
 TEST_CASE("a text without a validation part has no validation loss", "[components]") {
   auto o = tiny_options();
   o.validation = 0;

@@ -48,7 +48,7 @@ struct run_options {
   double temperature = 0.8;
   std::string prompt, metrics, plot;
   // Checkpoints
-  std::string checkpoint;
+  std::string checkpoint, best;
   std::int64_t save_every = 250;
   bool resume = false, overwrite = false;
 };
@@ -215,6 +215,10 @@ inline std::vector<setting> settings_of(run_options& o) {
 
       {"Checkpoints", "checkpoint", &o.checkpoint,
        "File for parameters, optimizer and position (safetensors)", any, free},
+      {"Checkpoints", "best", &o.best,
+       "File for a second checkpoint, of the lowest validation loss so far (of the stream in "
+       "streams mode, else of windows)",
+       any, free},
       {"Checkpoints", "save-every", &o.save_every,
        "Steps between two checkpoints; 0: only at the end", count, free},
       {"Checkpoints", "resume", &o.resume, "Go on from the checkpoint, with its options", any,

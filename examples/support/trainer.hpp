@@ -149,6 +149,18 @@ class trainer {
     return validations_.back();
   }
 
+  /// The loss that tells which parameters are best: of what the run trains on.
+  double decisive(const validation_report& v) const {
+    return options_.mode == "streams" ? v.stream : v.windows;
+  }
+  /// The validation with the lowest decisive loss, the first of equals; null before there is one.
+  const validation_report* best_validation() const {
+    const validation_report* best = nullptr;
+    for (const validation_report& v : validations_)
+      if (!std::isnan(decisive(v)) && (!best || decisive(v) < decisive(*best))) best = &v;
+    return best;
+  }
+
  private:
   struct drawn_batch {
     std::optional<std::uint64_t> number;

@@ -45,6 +45,8 @@ expect(2 "--dtype: .*bfloat16" ${pretrain} --dtype int8)
 expect(2 "--unheard-of" ${pretrain} --unheard-of)
 expect(2 "--resume requires --checkpoint" ${pretrain} --resume)
 expect(2 "--resume excludes --overwrite" ${pretrain} --resume --overwrite --checkpoint c)
+expect(2 "--best: expected another file than --checkpoint, got 'c'" ${pretrain} --checkpoint c
+  --best c)
 expect(2 "missing.toml" ${pretrain} --config missing.toml)
 expect(2 "--checkpoint is required" ${generate})
 
@@ -109,6 +111,25 @@ endif()
 # The options of the run come back with it: there is nothing left to do.
 expect(0 "resumed after step 4" ${pretrain} --checkpoint c.safetensors --resume --metrics m.csv)
 expect(0 "step 5/5" ${pretrain} ${smaller} --steps 5 --data text ${files} --overwrite)
+
+# The best of several validations is kept: with a rate that ruins the model, not the last. What is
+# kept is what a run that ends there leaves, and is not replaced without a word.
+set(validated --eval-every 1 --eval-tokens 0)
+set(rising ${smaller} --data text --rate 0.9 --floor 0.9 --clip 0 ${validated})
+expect(0 "lowest validation loss [0-9.]+ nats per byte, after step [1-7]: 'best'" ${pretrain}
+  ${rising} --steps 8 --checkpoint last --best best)
+execute_process(COMMAND ${pretrain} --checkpoint best --resume ${validated}
+  WORKING_DIRECTORY ${dir} OUTPUT_VARIABLE resumed COMMAND_ERROR_IS_FATAL ANY)
+if(NOT resumed MATCHES "resumed after step [1-7]\n")
+  message(SEND_ERROR "the best checkpoint is not one of before the end:\n${resumed}")
+endif()
+file(SHA256 ${dir}/last before)
+file(SHA256 ${dir}/best after)
+if(NOT before STREQUAL after)
+  message(SEND_ERROR "a run that goes on from the best checkpoint ends elsewhere")
+endif()
+expect(1 "^error: .*--best: .*'best'; --overwrite replaces it" ${pretrain} ${rising} --steps 8
+  --best best)
 
 # Weights that grow without limit leave the numbers of half: the run stops, its checkpoint stays good.
 expect(1 "error: .*pretrain: the .* of step [0-9]+ is .*stopped before this update" ${pretrain}
