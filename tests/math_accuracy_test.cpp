@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementary functions and activations against long double over their whole range: all exponents,
 // both signs, denormal arguments and results, infinities, NaN, and densely around every place where
-// a kernel changes its way. The bounds are those that simd/exp_log.hpp and simd/normal.hpp state.
+// a kernel changes its way. The bounds are those that simd/exp.hpp, log.hpp and normal.hpp state.
 #include <mmrec/activation.hpp>
 
 #include <bit>

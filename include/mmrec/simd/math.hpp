@@ -3,7 +3,8 @@
 #pragma once
 
 #include <mmrec/math.hpp>
-#include <mmrec/simd/exp_log.hpp>
+#include <mmrec/simd/exp.hpp>
+#include <mmrec/simd/log.hpp>
 #include <mmrec/simd/normal.hpp>
 
 namespace mmrec::math {

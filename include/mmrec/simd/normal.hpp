@@ -15,7 +15,7 @@
 #pragma once
 
 #include <mmrec/math.hpp>
-#include <mmrec/simd/exp_log.hpp>
+#include <mmrec/simd/exp.hpp>
 
 namespace mmrec::simd::detail {
 
