@@ -149,6 +149,7 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--shapes") == 0) shapes = value;
     if (std::strcmp(argv[i], "--rounds") == 0) b.rounds = std::atoi(value);
     if (std::strcmp(argv[i], "--warps") == 0) cuda::tuning().warps = std::atoi(value);
+    if (std::strcmp(argv[i], "--neighbours") == 0) cuda::tuning().neighbours = std::atoi(value);
     if (std::strcmp(argv[i], "--across") == 0) cuda::tuning().across = std::atoi(value);
     if (std::strcmp(argv[i], "--kernel") == 0)
       cuda::tuning().kernel =

@@ -119,6 +119,13 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
   return plan;
 }
 
+/// Warps that walk alone, but in one block.
+inline int neighbours_of(index_t groups) {
+  int n = tuning().neighbours > 0 ? tuning().neighbours : 1;
+  while (groups % n != 0) n /= 2;
+  return n;
+}
+
 struct upload_chunk {
   index_t value[upload_size];
 };
@@ -253,12 +260,15 @@ void sweep(const backend::cuda& backend, const Op& op,
     cuda::check(function, "cudaMemsetAsync",
                 cudaMemsetAsync(p.board, 0, board_bytes, cuda::stream_of(backend)));
   }
-  const auto threads = static_cast<unsigned>(plan.warps * cuda::warp);
-  const auto enqueue = [&](auto kernel, std::size_t shared_bytes) {
-    cuda::launch(backend, function, {plan.blocks, threads, shared_bytes}, kernel, p);
+  const auto enqueue = [&](auto kernel, index_t blocks, int warps, std::size_t shared_bytes) {
+    cuda::launch(backend, function,
+                 {blocks, static_cast<unsigned>(warps * cuda::warp), shared_bytes}, kernel, p);
   };
   const auto enqueue_lone = [&]<d::access How>(std::integral_constant<d::access, How>) {
-    enqueue(d::lone_kernel<parameters, How>, d::lone_sweep<parameters, How>::shared_bytes);
+    const int neighbours =
+        How == d::access::channels && args.offsets.empty() ? d::neighbours_of(plan.blocks) : 1;
+    enqueue(d::lone_kernel<parameters, How>, plan.blocks / neighbours, neighbours,
+            neighbours * d::lone_sweep<parameters, How>::shared_bytes);
   };
   const auto all = [&](d::access how) {
     bool is = (args.offsets.empty() ? p.sequences * p.channels : p.channels) % plan.across == 0;
@@ -273,10 +283,10 @@ void sweep(const backend::cuda& backend, const Op& op,
   else if (plan.lone())
     enqueue_lone(std::integral_constant<d::access, d::access::elements>{});
   else if (plan.walk)
-    enqueue(d::walk_kernel<parameters>,
+    enqueue(d::walk_kernel<parameters>, plan.blocks, plan.warps,
             d::walking_block<parameters>::shared_bytes(plan.warps, plan.across));
   else
-    enqueue(d::split_kernel<parameters>,
+    enqueue(d::split_kernel<parameters>, plan.blocks, plan.warps,
             d::piece_block<parameters>::shared_bytes(plan.warps, plan.across));
 }
 

@@ -41,6 +41,7 @@ struct block_sweep : lane_sweep<P> {
   static constexpr int held_places = Held, buffers = 3;
   static constexpr unsigned any_lost = 1u << 31;
   static constexpr int slot_size = P::NI * base::tile::size;
+  static_assert(P::NO <= P::NI - P::NS, "results take the place of inputs that are not shifted");
   static std::size_t shared_bytes(int warps, int across) {
     const std::size_t threads = static_cast<std::size_t>(warps) * warp;
     return static_cast<std::size_t>(warps) * Slots * slot_size * sizeof(T) +
@@ -106,7 +107,10 @@ struct block_sweep : lane_sweep<P> {
     for (int k = 0; k < int(P::NI); ++k)
       base::tile::read(x.x[k], here + k * base::tile::size, p.in[k].how, lane);
 #pragma unroll
-    for (int k = 0; k < int(P::NO); ++k) x.to[k] = c.to[k];
+    for (int k = 0; k < int(P::NO); ++k) {
+      x.to[k] = c.to[k];
+      x.tile[k] = slot(first + s) + k * base::tile::size;
+    }
     if constexpr (P::NS > 0) {
       // The place before in time: a neighbouring lane's, or the last one of the slot before.
       int at = place + (backwards ? 1 : -1), from = s;
@@ -203,13 +207,26 @@ struct block_sweep : lane_sweep<P> {
   __device__ __forceinline__ void finish(typename base::cursor c, int first, const outside& o,
                                          carry_type& carry) const {
     const carry_type here = carry;
+    bool by_tile = false;
+#pragma unroll
+    for (int k = 0; k < int(P::NO); ++k) by_tile = by_tile || p.out[k].how == access::times;
+    by_tile = by_tile && base::plain_stores;
 #pragma unroll 1
     for (int s = 0; s < Held; ++s) {
       if (deep > 1) {
         carry = here;
         own::apply(p.op, kept_at(s), carry);
       }
-      this->template advance<true>(fetched(c, first, s, o), carry);
+      const auto x = fetched(c, first, s, o);
+      if (by_tile) __syncwarp();  // everybody has read what results replace
+      this->template advance<true>(x, carry);
+      if (by_tile) {
+        __syncwarp();
+#pragma unroll
+        for (int k = 0; k < int(P::NO); ++k)
+          if (p.out[k].data && p.out[k].how == access::times)
+            base::tile::store(x.tile[k], x.to[k], lane);
+      }
       if (Held > 1) this->move(c, ahead(deep));
     }
   }

@@ -14,6 +14,7 @@ struct place_steps {
   T x[P::NI][steps<T, P::NI>];
   T below[at_least_one<P::NS>];  // of shifted streams, the element before the first step
   T* to[P::NO];                  // where the first step's results go
+  T* tile[P::NO];                // in time order they leave by a tile, whose input was read
   unsigned rows;
   int first;
 };
@@ -193,7 +194,7 @@ struct lane_sweep {
       const unsigned rows = live ? s.rows >> from : 0;
 #pragma unroll
       for (int k = 0; k < NO; ++k) {
-        if (p.out[k].data) write<Whole, N>(y[k], k, to[k], rows);
+        if (p.out[k].data) write<Whole, N>(y[k], k, to[k], rows, s.tile[k], from);
         to[k] += (backwards ? -N : N) * p.out[k].time;
       }
     }
@@ -201,21 +202,18 @@ struct lane_sweep {
 
  private:
   template <bool Whole, int N>
-  __device__ __forceinline__ void write(const State (&y)[N], int k, T* q, unsigned rows) const {
+  __device__ __forceinline__ void write(const State (&y)[N], int k, T* q, unsigned rows, T* tiled,
+                                        int from) const {
     const stream<T>& to = p.out[k];
     if (!Whole || !plain_stores) {
 #pragma unroll
       for (int i = 0; i < N; ++i, q += to.time)
         if (rows >> i & 1) *q = narrow<T>(p.accumulate[k] ? widen<State>(*q) + y[i] : y[i]);
     } else if (to.how == access::times) {
-      constexpr int v = pack_size<T>;
+      T x[N];
 #pragma unroll
-      for (int i = 0; i < N; i += v) {
-        pack<T> x;
-#pragma unroll
-        for (int j = 0; j < v; ++j) x.element[j] = narrow<T>(y[i + j]);
-        *reinterpret_cast<pack<T>*>(q + i) = x;
-      }
+      for (int i = 0; i < N; ++i) x[i] = narrow<T>(y[i]);
+      tile::write(tiled, x, access::times, lane, from);
     } else {
 #pragma unroll
       for (int i = 0; i < N; ++i, q += to.time) *q = narrow<T>(y[i]);

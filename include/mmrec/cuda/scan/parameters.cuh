@@ -21,6 +21,7 @@ struct scan_tuning {
   scan_kernel kernel = scan_kernel::chosen;
   int warps = 0;   // of a block
   int across = 0;  // lanes side by side
+  int neighbours = 0;
 };
 
 /// Tests replace it to send small problems through every kernel.

@@ -119,7 +119,10 @@ struct board {
   }
   /// Waits for n values, at most N, that are neighbours in time.
   template <class S, int N>
-  __device__ void read(S (&to)[N], kind k, index_t number, index_t group, int n, int lane) const {
+  __device__ __forceinline__ void read(S (&to)[N], kind k, index_t number, index_t group, int n,
+                                       int lane) const {
+    const uint4* const from = place(k, number, group, lane);
+    const index_t apart = groups * size(k);
     uint4 quad[N][note<S>::quads];
     for (bool there = false; !there;) {
       there = true;
@@ -127,11 +130,11 @@ struct board {
       for (int j = 0; j < N; ++j)
 #pragma unroll
         for (int i = 0; i < note<S>::quads; ++i)
-          quad[j][i] = load(place(k, number + (j < n ? j : 0), group, lane) + i * warp);
+          if (j < n) quad[j][i] = load(from + j * apart + i * warp);
 #pragma unroll
       for (int j = 0; j < N; ++j)
 #pragma unroll
-        for (int i = 0; i < note<S>::quads; ++i) there = there && quad[j][i].w != 0;
+        for (int i = 0; i < note<S>::quads; ++i) there = there && (j >= n || quad[j][i].w != 0);
       there = __all_sync(all_lanes, there);
     }
 #pragma unroll
@@ -142,6 +145,28 @@ struct board {
     S v[1];
     read(v, k, number, group, 1, lane);
     return v[0];
+  }
+  /// A value that may not be there yet: reading can begin before it is waited for.
+  template <class S>
+  struct early {
+    uint4 quad[note<S>::quads] = {};
+  };
+  template <class S>
+  __device__ early<S> begin_to_read(kind k, index_t number, index_t group, int lane) const {
+    early<S> e;
+#pragma unroll
+    for (int i = 0; i < note<S>::quads; ++i)
+      e.quad[i] = load(place(k, number, group, lane) + i * warp);
+    return e;
+  }
+  template <class S>
+  __device__ S read_begun(const early<S>& e, kind k, index_t number, index_t group,
+                          int lane) const {
+    bool there = true;
+#pragma unroll
+    for (int i = 0; i < note<S>::quads; ++i) there = there && e.quad[i].w != 0;
+    return __all_sync(all_lanes, there) ? note<S>::read(e.quad)
+                                        : read_one<S>(k, number, group, lane);
   }
 
  private:
@@ -230,20 +255,32 @@ struct piece_sweep : piece_block<P> {
   }
 
  private:
-  /// A run of summaries on the board; warps take even parts of it.
+  /// A run of summaries on the board, and how warps share it out: evenly, `by` of them, the first of
+  /// which is `leader`. What each makes of its part is in total(buffer, its number).
   struct run_of {
     typename on_board::kind kind;
     index_t first;
-    int n;
-    index_t pieces;  // of one summary
-    __device__ int share(int warps) const { return (n + warps - 1) / warps; }
-    __device__ int from(int w, int warps) const { return min(n, w * share(warps)); }
-    __device__ int to(int w, int warps) const { return min(n, (w + 1) * share(warps)); }
+    int n, pieces;  // of one summary
+    int leader, by, buffer, share;
+    __device__ run_of(typename on_board::kind k, index_t from, int size, int span, int lead,
+                      int number_of, int to)
+        : kind(k), first(from), n(size), pieces(span), leader(lead), by(number_of), buffer(to) {
+      share = int(unsigned(n + by - 1) / unsigned(by));
+    }
+    __device__ bool has(int w) const { return w < by && w * share < n; }
+    __device__ int from(int w) const { return w * share; }
+    __device__ int to(int w) const { return min(n, (w + 1) * share); }
   };
 
   /// For the first warp: from the state that enters the scan to the one that enters this piece.
-  __device__ void look_back(carry_type& entry) {
+  __device__ __forceinline__ void look_back(carry_type& entry) {
+    constexpr int long_window_pieces = window_pieces * window_pieces;
+    const index_t long_window = number > 0 ? (number - 1) / long_window_pieces : index_t{0};
+    typename on_board::template early<carry_type> begun;
     if (me == 0) {
+      if (long_window > 0)
+        begun = all.template begin_to_read<carry_type>(on_board::long_entry, long_window - 1, group,
+                                                       lane);
       auto sum = own::start(total(0, 0));
       for (int w = 1; w < warps; ++w) own::append(p.op, sum, total(0, w));
       // The last piece, which waits for this one, may overwrite what was read.
@@ -251,86 +288,94 @@ struct piece_sweep : piece_block<P> {
       all.write(on_board::piece_summary, number, group, own::sum_of(sum), lane);
     }
     if (number == 0) return;
-    const index_t long_window = (number - 1) / (window_pieces * window_pieces);
-    const index_t first = long_window * window_pieces, windows = number / window_pieces;
-    const run_of runs[2] = {{on_board::window_summary, first, int(windows - first), window_pieces},
-                            {on_board::piece_summary, windows * window_pieces,
-                             int(number - windows * window_pieces), 1}};
-    for (int r = 0; r < 2; ++r) gather(runs[r], 1 + r);
+    // The first warp has its hands full if there are others to read.
+    const index_t windows = number / window_pieces, first = long_window * window_pieces;
+    const int readers = warps < 4 ? warps : warps - 1, leader = warps - readers;
+    const int half = readers > 1 ? readers / 2 : 1;
+    const run_of before(on_board::window_summary, first, int(windows - first), window_pieces,
+                        leader, half, 1);
+    const run_of own_window(on_board::piece_summary, windows * window_pieces,
+                            int(number % window_pieces), 1, readers > 1 ? leader + half : leader,
+                            readers > 1 ? readers - half : 1, 2);
+    gather(before);
+    gather(own_window);
     __syncthreads();
     if (me > 0) return;
 
-    if (number % window_pieces == window_pieces - 1) publish_window(runs[1], windows);
+    if (number % window_pieces == window_pieces - 1) publish_window(own_window, windows);
     if (long_window > 0)
-      entry = all.template read_one<carry_type>(on_board::long_entry, long_window - 1, group, lane);
-    follow(runs, entry);
-    if (number % (window_pieces * window_pieces) == 0)
-      all.write(on_board::long_entry, number / (window_pieces * window_pieces) - 1, group, entry,
-                lane);
+      entry = all.read_begun(begun, on_board::long_entry, long_window - 1, group, lane);
+    follow(before, own_window, entry);
+    if (number % long_window_pieces == 0)
+      all.write(on_board::long_entry, number / long_window_pieces - 1, group, entry, lane);
   }
 
   /// This warp's part of a run as one summary.
-  __device__ void gather(const run_of& run, int buffer) {
-    const int from = run.from(me, warps), to = run.to(me, warps);
-    if (from >= to) return;
-    constexpr int batch = 4;
+  __device__ __forceinline__ void gather(const run_of& run) {
+    const int w = me - run.leader;
+    if (w < 0 || !run.has(w)) return;
+    const int to = run.to(w);
+    constexpr int batch = note<summary>::quads == 1 ? 8 : 4;
     typename own::series sum;
-    for (int i = from; i < to; i += batch) {
+#pragma unroll 1
+    for (int i = run.from(w); i < to; i += batch) {
       summary s[batch];
-      all.read(s, run.kind, run.first + i, group, min(batch, to - i), lane);
+      all.read(s, run.kind, run.first + i, group, to - i, lane);
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         if (i + j >= to) continue;
-        if (i + j == from)
+        if (i + j == run.from(w))
           sum = own::start(s[j]);
         else
           own::append(p.op, sum, s[j]);
       }
     }
-    if (place == 0) total(buffer, me) = own::sum_of(sum);
+    if (place == 0) total(run.buffer, w) = own::sum_of(sum);
   }
 
   /// This piece is the last of its window.
   __device__ void publish_window(const run_of& before, index_t windows) {
     auto sum = own::start(own::none(p.op));
-    for (int w = 0; w < warps; ++w)
-      if (before.from(w, warps) < before.to(w, warps)) own::append(p.op, sum, total(2, w));
+    for (int w = 0; before.has(w); ++w) own::append(p.op, sum, total(before.buffer, w));
     for (int w = 0; w < warps; ++w) own::append(p.op, sum, total(0, w));
     all.write(on_board::window_summary, windows, group, own::sum_of(sum), lane);
   }
 
   /// From the state that enters the long window to the one behind the runs.
-  __device__ void follow(const run_of (&runs)[2], carry_type& state) {
+  __device__ __forceinline__ void follow(const run_of& windows, const run_of& pieces,
+                                         carry_type& state) {
     const carry_type begin = state;
     auto running = own::begin(state);
     bool fits = true;
-    for (int r = 0; r < 2; ++r)
-      for (int w = 0; w < warps; ++w) {
-        if (runs[r].from(w, warps) >= runs[r].to(w, warps)) break;
-        const summary s = total(1 + r, w);
+    const auto along = [&](const run_of& run) {
+#pragma unroll 1
+      for (int w = 0; run.has(w); ++w) {
+        const summary s = total(run.buffer, w);
         fits = fits && (!live || own::may_apply(s, own::end(running)));
         own::follow(p.op, s, running);
       }
+    };
+    along(windows);
+    along(pieces);
     state = own::end(running);
-    if (!__all_sync(all_lanes, fits)) state = follow_carefully(runs, begin, state, fits);
+    if (__all_sync(all_lanes, fits)) return;
+    auto slowly = begin;
+    follow_carefully(windows, slowly);
+    follow_carefully(pieces, slowly);
+    if (!fits) state = slowly;
   }
   /// Where a summary may not be applied, from the state behind its last piece.
-  __device__ carry_type follow_carefully(const run_of (&runs)[2], carry_type state,
-                                         const carry_type& easy, bool fits) {
-    for (int r = 0; r < 2; ++r)
-      for (int w = 0; w < warps; ++w) {
-        const int to = runs[r].to(w, warps);
-        if (runs[r].from(w, warps) >= to) break;
-        const summary s = total(1 + r, w);
-        const bool apply = !live || own::may_apply(s, state);
-        const auto behind = all.template read_one<carry_type>(
-            on_board::state_behind, (runs[r].first + to) * runs[r].pieces - 1, group, lane);
-        if (apply)
-          own::apply(p.op, s, state);
-        else
-          state = behind;
-      }
-    return fits ? easy : state;
+  __device__ void follow_carefully(const run_of& run, carry_type& state) {
+    for (int w = 0; run.has(w); ++w) {
+      const summary s = total(run.buffer, w);
+      const bool apply = !live || own::may_apply(s, state);
+      const auto behind = all.template read_one<carry_type>(
+          on_board::state_behind, (run.first + run.to(w)) * run.pieces - 1, group, lane);
+      if (apply)
+        own::apply(p.op, s, state);
+      else
+        state = behind;
+    }
   }
 };
 

@@ -103,6 +103,22 @@ struct tile_of {
     }
   }
 
+  /// Stores what lanes wrote into a tile in time order; `to` is this lane's first step.
+  static __device__ __forceinline__ void store(const T* tile, T* to, int lane) {
+    constexpr access how = access::times;
+    const T* const first = tile + mine(how, lane);
+#pragma unroll
+    for (int i = 0; i < vectors; ++i) {
+      T* const q = vectors == 1 ? to : from_lane(to, owner(how, lane, i)) + offset(how, lane, i, 1);
+      store_vector(q, first + i * apart);
+    }
+  }
+  /// 16 bytes, to global memory (which the compiler does not see of a pointer that was shuffled).
+  static __device__ __forceinline__ void store_vector(T* to, const T* from) {
+    *static_cast<uint4*>(__cvta_global_to_generic(__cvta_generic_to_global(to))) =
+        *reinterpret_cast<const uint4*>(from);
+  }
+
   /// N of a lane's steps, from step `first`, which is a multiple of N and of v.
   template <int N>
   static __device__ __forceinline__ void read(T (&to)[N], const T* tile, access how, int lane,
