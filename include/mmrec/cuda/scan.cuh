@@ -119,10 +119,14 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
   return plan;
 }
 
-/// Warps that walk alone, but in one block.
-inline int neighbours_of(index_t groups) {
-  int n = tuning().neighbours > 0 ? tuning().neighbours : 1;
-  while (groups % n != 0) n /= 2;
+/// Warps that walk alone, but in one block and in step: they share rows of memory, and leave no
+/// multiprocessor without a block.
+inline int neighbours_of(const device_properties& device, index_t groups, index_t channels) {
+  const int wanted = tuning().neighbours;
+  int n = wanted > 0 ? wanted : most_neighbours;
+  while (n > 1 && (channels / warp % n != 0 || groups % n != 0 ||
+                   (wanted == 0 && groups * 16 < device.multiprocessors * n * 15)))
+    n /= 2;
   return n;
 }
 
@@ -194,10 +198,10 @@ sweep_plan plan_of(const char* function, const Args& args) {
 
 template <class P>
 std::size_t board_bytes(const sweep_plan& plan) {
-  using on = board<P>;
   if (plan.pieces <= 1) return 0;
-  return static_cast<std::size_t>(on::first(on::kinds, plan.pieces, plan.blocks / plan.pieces)) *
-         sizeof(uint4);
+  using on = board<P>;
+  const on all{nullptr, plan.pieces, plan.blocks / plan.pieces, plan.across};
+  return static_cast<std::size_t>(all.first(on::kinds)) * sizeof(uint4);
 }
 
 }  // namespace detail
@@ -229,9 +233,9 @@ void sweep(const backend::cuda& backend, const Op& op,
   for (std::size_t k = 0; k < NO; ++k) {
     p.out[k] = d::stream_of_view<S>(args.out[k].out, plan.across);
     p.accumulate[k] = args.out[k].accumulate;
-    // A warp alone puts results where its tile had the input, in the same order.
-    if (plan.lone() && (args.out[k].accumulate ||
-                        (p.out[k].how == d::access::times) != (p.in[k].how == d::access::times)))
+    // Results are put where a tile had the input, in the same order.
+    if (args.out[k].accumulate ||
+        (p.out[k].how == d::access::times) != (p.in[k].how == d::access::times))
       p.out[k].how = d::access::elements;
   }
   p.carry_in = d::states_of_view(args.carry_in);
@@ -266,7 +270,9 @@ void sweep(const backend::cuda& backend, const Op& op,
   };
   const auto enqueue_lone = [&]<d::access How>(std::integral_constant<d::access, How>) {
     const int neighbours =
-        How == d::access::channels && args.offsets.empty() ? d::neighbours_of(plan.blocks) : 1;
+        How == d::access::channels && args.offsets.empty()
+            ? d::neighbours_of(cuda::current_device(function), plan.blocks, p.channels)
+            : 1;
     enqueue(d::lone_kernel<parameters, How>, plan.blocks / neighbours, neighbours,
             neighbours * d::lone_sweep<parameters, How>::shared_bytes);
   };

@@ -26,7 +26,7 @@ namespace mmrec::cuda::detail {
 inline constexpr index_t window_pieces = 16;  // and windows of a long one
 
 template <class P>
-using piece_block = block_sweep<P, held<P::NI>, held<P::NI>>;
+using piece_block = block_sweep<P, held<P::NI>, 1>;
 
 /// Until all copies but the last n have arrived; n is at most Most.
 template <int Most>
@@ -88,85 +88,90 @@ struct board {
 
   uint4* at;
   index_t pieces, groups;
+  int across;  // of a note, a value for each recurrence
 
   static __host__ __device__ index_t count(kind k, index_t pieces) {
     return k == window_summary ? pieces / window_pieces
            : k == long_entry   ? pieces / (window_pieces * window_pieces)
                                : pieces;
   }
-  static __host__ __device__ index_t size(kind k) {
-    return warp * (k == piece_summary || k == window_summary ? note<summary>::quads
-                                                             : note<carry_type>::quads);
+  __host__ __device__ index_t size(kind k) const {
+    return across * (k == piece_summary || k == window_summary ? note<summary>::quads
+                                                               : note<carry_type>::quads);
   }
   /// Where the notes of a kind begin; of `kinds`, the size of the board.
-  static __host__ __device__ index_t first(kind k, index_t pieces, index_t groups) {
+  __host__ __device__ index_t first(kind k) const {
     index_t n = 0;
     for (int j = 0; j < k; ++j) n += count(kind(j), pieces) * groups * size(kind(j));
     return n;
   }
-
   __device__ uint4* place(kind k, index_t number, index_t group, int lane) const {
-    return at + first(k, pieces, groups) + (number * groups + group) * size(k) + lane;
+    return at + first(k) + (number * groups + group) * size(k) + lane;
   }
-  /// All lanes of a warp call what follows.
+
+  // All lanes of a warp call what follows; those that are first in time write and read.
   template <class S>
   __device__ void write(kind k, index_t number, index_t group, const S& v, int lane) const {
+    if (lane >= across) return;
     uint4 quad[note<S>::quads];
     note<S>::write(v, quad);
     uint4* const to = place(k, number, group, lane);
 #pragma unroll
-    for (int i = 0; i < note<S>::quads; ++i) store(to + i * warp, quad[i]);
+    for (int i = 0; i < note<S>::quads; ++i) store(to + i * across, quad[i]);
   }
-  /// Waits for n values, at most N, that are neighbours in time.
-  template <class S, int N>
-  __device__ __forceinline__ void read(S (&to)[N], kind k, index_t number, index_t group, int n,
-                                       int lane) const {
-    const uint4* const from = place(k, number, group, lane);
-    const index_t apart = groups * size(k);
-    uint4 quad[N][note<S>::quads];
-    for (bool there = false; !there;) {
-      there = true;
-#pragma unroll
-      for (int j = 0; j < N; ++j)
-#pragma unroll
-        for (int i = 0; i < note<S>::quads; ++i)
-          if (j < n) quad[j][i] = load(from + j * apart + i * warp);
-#pragma unroll
-      for (int j = 0; j < N; ++j)
-#pragma unroll
-        for (int i = 0; i < note<S>::quads; ++i) there = there && (j >= n || quad[j][i].w != 0);
-      there = __all_sync(all_lanes, there);
-    }
-#pragma unroll
-    for (int j = 0; j < N; ++j) to[j] = note<S>::read(quad[j]);
-  }
-  template <class S>
-  __device__ S read_one(kind k, index_t number, index_t group, int lane) const {
-    S v[1];
-    read(v, k, number, group, 1, lane);
-    return v[0];
-  }
-  /// A value that may not be there yet: reading can begin before it is waited for.
+  /// A value that may not be there yet.
   template <class S>
   struct early {
     uint4 quad[note<S>::quads] = {};
   };
   template <class S>
-  __device__ early<S> begin_to_read(kind k, index_t number, index_t group, int lane) const {
+  __device__ __forceinline__ early<S> begin_to_read(kind k, index_t number, index_t group,
+                                                    int lane) const {
     early<S> e;
 #pragma unroll
     for (int i = 0; i < note<S>::quads; ++i)
-      e.quad[i] = load(place(k, number, group, lane) + i * warp);
+      e.quad[i] =
+          lane < across ? load(place(k, number, group, lane) + i * across) : uint4{0, 0, 0, 1};
     return e;
   }
   template <class S>
+  static __device__ __forceinline__ bool there(const early<S>& e) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < note<S>::quads; ++i) all = all && e.quad[i].w != 0;
+    return all;
+  }
+  /// Waits for n values, at most N, that are neighbours in time. What is not there yet is looked for
+  /// quietly, at the one that comes last, lest those who wait keep the others from writing.
+  template <class S, int N>
+  __device__ __forceinline__ void read(S (&to)[N], kind k, index_t number, index_t group, int n,
+                                       int lane) const {
+    early<S> e[N];
+    if (n > N) n = N;
+    for (;;) {
+#pragma unroll
+      for (int j = 0; j < N; ++j)
+        if (j < n) e[j] = begin_to_read<S>(k, number + j, group, lane);
+      bool all = true;
+#pragma unroll
+      for (int j = 0; j < N; ++j) all = all && (j >= n || there(e[j]));
+      if (__all_sync(all_lanes, all)) break;
+      while (load(place(k, number + n - 1, group, 0)).w == 0) __nanosleep(20);
+    }
+#pragma unroll
+    for (int j = 0; j < N; ++j) to[j] = note<S>::read(e[j].quad);
+  }
+  /// For all lanes of a recurrence, from what was begun.
+  template <class S>
   __device__ S read_begun(const early<S>& e, kind k, index_t number, index_t group,
                           int lane) const {
-    bool there = true;
-#pragma unroll
-    for (int i = 0; i < note<S>::quads; ++i) there = there && e.quad[i].w != 0;
-    return __all_sync(all_lanes, there) ? note<S>::read(e.quad)
-                                        : read_one<S>(k, number, group, lane);
+    S v[1] = {note<S>::read(e.quad)};
+    if (!__all_sync(all_lanes, there(e))) read(v, k, number, group, 1, lane);
+    return across < warp ? from_lane(v[0], lane % across) : v[0];
+  }
+  template <class S>
+  __device__ S read_one(kind k, index_t number, index_t group, int lane) const {
+    return read_begun(begin_to_read<S>(k, number, group, lane), k, number, group, lane);
   }
 
  private:
@@ -197,6 +202,7 @@ struct piece_sweep : piece_block<P> {
   using base = piece_block<P>;
   using base::column, base::lane, base::live, base::me, base::p, base::place, base::total,
       base::warps;
+  using T = typename P::T;
   using typename base::carry_type, typename base::own, typename base::summary;
   using on_board = board<P>;
 
@@ -207,7 +213,7 @@ struct piece_sweep : piece_block<P> {
       : base(parameters, blockIdx.x % unsigned(groups)),
         group(blockIdx.x % unsigned(groups)),
         number(blockIdx.x / unsigned(groups)),
-        all{parameters.board, parameters.pieces, groups} {}
+        all{parameters.board, parameters.pieces, groups, parameters.across} {}
 
   __device__ void run() {
     const stretch now{group, number, p.pieces};
@@ -217,21 +223,22 @@ struct piece_sweep : piece_block<P> {
     const index_t start = this->start_of(now);
     const auto here = this->cursor_at(start);
     typename base::outside outside = {};
+    T* const tiles = this->slot(0);
+    constexpr int held = base::held_places;
     if (whole) {
-      const index_t step = this->ahead(base::deep);
-      auto c = here;
 #pragma unroll 1
-      for (int s = 0; s < base::held_places; ++s) {
-        this->fetch(this->slot(s), c);
+      for (int s = 0; s < held; ++s) {
+        this->template fetch<held>(tiles, here, base::backwards ? held - 1 - s : s);
         __pipeline_commit();
-        this->move(c, step);
       }
-      outside = this->look_outside(
-          here, start + (base::backwards ? (base::held_places - 1) * step : index_t{0}));
+      outside = this->look_outside(here, start);
       // Walked backwards, a place needs the last elements of the next one.
-      constexpr int arrived = base::backwards && P::NS > 0 ? 2 : 1;
-      this->summarize(here, 0, outside, [](int s) {
-        wait_for_all_but<base::held_places - 1>(base::held_places - arrived - s);
+      constexpr int arrived = P::NS == 0 ? 1 : base::backwards ? 2 : held;
+      bool at_once = false;
+#pragma unroll
+      for (int k = 0; k < int(P::NI); ++k) at_once = at_once || p.in[k].how == access::times;
+      this->summarize(here, tiles, outside, [&](int s) {
+        wait_for_all_but<held - 1>(at_once ? 0 : held - arrived - s);
         __syncwarp();
       });
     } else {
@@ -244,9 +251,9 @@ struct piece_sweep : piece_block<P> {
 
     const bool in_turn = this->slowly(), tell = p.board && me == 0;
     if (tell && !in_turn) all.write(on_board::state_behind, number, group, carry, lane);
-    carry_type state = this->entries[me * warp + column];
+    const carry_type state = this->entries[me * warp + column];
     if (whole && !in_turn)
-      this->finish(here, 0, outside, state);
+      this->finish(here, tiles, outside, state);
     else
       finish_carefully<base>(p, now, in_turn, state);
     if (in_turn && me == 0) this->correct(carry);

@@ -39,13 +39,14 @@ __device__ __forceinline__ S from_lane(const S& v, int lane) {
 template <class T, int R>
 struct tile_of {
   static constexpr int v = pack_size<T>, vectors = R / v, size = warp * R;
-  static_assert(R == v || R == 2 * v || R == 4 * v);
+  static_assert(vectors >= 1 && (vectors & (vectors - 1)) == 0);
 
   /// Where a step of a lane is. In time order a lane's steps lie together, with their vectors in an
   /// order in which the same vector of eight lanes is in different banks.
   static __device__ __forceinline__ int at(access how, int lane, int step) {
     if (how != access::times) return step * warp + lane;
-    return lane * R + ((step / v) ^ (lane * vectors / 8 % vectors)) * v + step % v;
+    constexpr int n = vectors < 8 ? vectors : 8;
+    return lane * R + ((step / v) ^ (lane * n / 8 % n)) * v + step % v;
   }
 
   /// Between memory and a tile a lane moves `vectors` vectors of 16 bytes: where the first of them is
@@ -54,6 +55,11 @@ struct tile_of {
   static __device__ __forceinline__ int mine(access how, int lane) {
     if (how == access::times) return at(how, lane / vectors, lane % vectors * v);
     return lane / (warp / v) * warp + lane % (warp / v) * v;
+  }
+  /// The same for any of them, also where they are not evenly apart: many in time order.
+  static __device__ __forceinline__ int mine(access how, int lane, int i) {
+    if (vectors < 8 || how != access::times) return mine(how, lane) + i * apart;
+    return at(how, owner(how, lane, i), lane % vectors * v);
   }
   /// The lane to which vector i belongs, with its neighbours if it is one step of theirs; and where
   /// the vector is in memory, from that lane's first step.
@@ -70,32 +76,39 @@ struct tile_of {
     if (s.how != access::channels) return from;
     return from_lane(from, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
   }
-  /// Starts fetching, from `first_of`; bit i of `lanes` says that lane i exists.
+  /// Starts fetching one of `Parts` parts of a tile, from `first_of`; bit i of `lanes` says that lane i
+  /// exists. A part has some steps of every lane; in time order, all steps of some lanes.
+  template <int Parts = 1>
   static __device__ __forceinline__ void fetch(T* tile, const stream<const T>& s, const T* from,
-                                               unsigned lanes, int lane) {
-    T* const to = tile + mine(s.how, lane);
+                                               unsigned lanes, int lane, int part = 0) {
+    constexpr int n = vectors / Parts;
+    static_assert(n > 0);
+    const int first = part * n;
     if (s.how == access::channels) {
+      T* const to = tile + mine(s.how, lane, first);
+      from += first * v * s.time;
       if (lanes >> owner(s.how, lane, 0) & 1) {
 #pragma unroll
-        for (int i = 0; i < vectors; ++i)
+        for (int i = 0; i < n; ++i)
           __pipeline_memcpy_async(to + i * apart, from + i * v * s.time, 16);
       }
     } else if (s.how == access::times) {
 #pragma unroll
-      for (int i = 0; i < vectors; ++i) {
-        const int from_whom = owner(s.how, lane, i);
+      for (int j = 0; j < n; ++j) {
+        const int i = first + j, from_whom = owner(s.how, lane, i);
         const T* const q =
             vectors == 1 ? from : from_lane(from, from_whom) + offset(s.how, lane, i, s.time);
-        if (lanes >> from_whom & 1) __pipeline_memcpy_async(to + i * apart, q, 16);
+        if (lanes >> from_whom & 1) __pipeline_memcpy_async(tile + mine(s.how, lane, i), q, 16);
       }
     } else {
-      fetch_elements(tile, from, s.time, lane);
+      fetch_elements<R / Parts>(tile + first * v * warp, from + first * v * s.time, s.time, lane);
     }
   }
+  template <int N = R>
   static __device__ __forceinline__ void fetch_elements(T* tile, const T* from, index_t time,
                                                         int lane) {
 #pragma unroll
-    for (int i = 0; i < R; ++i, from += time) {
+    for (int i = 0; i < N; ++i, from += time) {
       if constexpr (sizeof(T) >= 4)
         __pipeline_memcpy_async(tile + i * warp + lane, from, sizeof(T));
       else
@@ -103,14 +116,20 @@ struct tile_of {
     }
   }
 
-  /// Stores what lanes wrote into a tile in time order; `to` is this lane's first step.
-  static __device__ __forceinline__ void store(const T* tile, T* to, int lane) {
-    constexpr access how = access::times;
-    const T* const first = tile + mine(how, lane);
-#pragma unroll
-    for (int i = 0; i < vectors; ++i) {
-      T* const q = vectors == 1 ? to : from_lane(to, owner(how, lane, i)) + offset(how, lane, i, 1);
-      store_vector(q, first + i * apart);
+  /// Stores what lanes wrote into a tile, all of whose lanes exist; `to` is this lane's first step.
+  static __device__ __forceinline__ void store(const T* tile, const stream<T>& s, T* to, int lane) {
+    if (s.how == access::channels) {
+      to = from_lane(to, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
+#pragma unroll 4
+      for (int i = 0; i < vectors; ++i, to += v * s.time)
+        store_vector(to, tile + mine(s.how, lane, i));
+    } else {
+#pragma unroll 4
+      for (int i = 0; i < vectors; ++i) {
+        T* const q =
+            vectors == 1 ? to : from_lane(to, owner(s.how, lane, i)) + offset(s.how, lane, i, 1);
+        store_vector(q, tile + mine(s.how, lane, i));
+      }
     }
   }
   /// 16 bytes, to global memory (which the compiler does not see of a pointer that was shuffled).
