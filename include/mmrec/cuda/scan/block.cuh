@@ -48,7 +48,8 @@ struct block_sweep : lane_sweep<P> {
   static std::size_t shared_bytes(int warps, int across) {
     const std::size_t threads = static_cast<std::size_t>(warps) * warp;
     return static_cast<std::size_t>(warps) * Slots * slot_size * sizeof(T) +
-           (buffers + (across < warp ? 1 : 0)) * threads * sizeof(summary) +
+           (static_cast<std::size_t>(buffers * warps * across) + (across < warp ? threads : 0)) *
+               sizeof(summary) +
            (threads + warp) * sizeof(carry_type) + warp * sizeof(unsigned);
   }
 
@@ -58,7 +59,7 @@ struct block_sweep : lane_sweep<P> {
     const int threads = int(blockDim.x);
     tiles = reinterpret_cast<T*>(mmrec_shared);
     totals = reinterpret_cast<summary*>(tiles + warps * Slots * slot_size);
-    kept = totals + buffers * threads;
+    kept = totals + buffers * warps * across;
     entries = reinterpret_cast<carry_type*>(kept + (deep > 1 ? threads : 0));
     slow = entries + threads;
     lost = reinterpret_cast<unsigned*>(slow + warp);
@@ -95,7 +96,7 @@ struct block_sweep : lane_sweep<P> {
 #pragma unroll
     for (int k = 0; k < int(P::NI); ++k)
       tile::template fetch<Parts>(tiles + k * tile::size, p.in[k], c.from[k], base::live_lanes,
-                                  lane, part);
+                                  lane, across == 1, part);
   }
 
   /// Elements of shifted streams before the lane that is first in time, which no slot has.
@@ -142,7 +143,7 @@ struct block_sweep : lane_sweep<P> {
     return x;
   }
   __device__ summary& total(int buffer, int w) const {
-    return totals[(buffer * warps + w) * warp + column];
+    return totals[(buffer * warps + w) * across + column];
   }
   __device__ summary& before_me() const { return kept[threadIdx.x]; }
 
@@ -239,7 +240,8 @@ struct block_sweep : lane_sweep<P> {
     __syncwarp();
 #pragma unroll
     for (int k = 0; k < int(P::NO); ++k)
-      if (p.out[k].data && tiled[k]) tile::store(here + k * tile::size, p.out[k], c.to[k], lane);
+      if (p.out[k].data && tiled[k])
+        tile::store(here + k * tile::size, p.out[k], c.to[k], lane, across == 1);
   }
   /// The state behind the stretch, for the first warp.
   __device__ void correct(carry_type& carry) const {
@@ -290,6 +292,7 @@ __device__ __noinline__ void finish_carefully(const P& p, const stretch& of, boo
       }
       if (in_turn) carry = from_lane(mine, i * b.across + b.column);
     }
+    __syncwarp();  // everybody has read the one before
     if (in_turn && b.place == 0) b.slow[b.column] = carry;
   }
   if (in_turn) __syncthreads();

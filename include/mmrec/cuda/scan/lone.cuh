@@ -17,7 +17,7 @@
 
 namespace mmrec::cuda::detail {
 
-/// Warps of a block, where channels are nearest.
+/// Warps of a block, where channels are nearest in memory.
 inline constexpr int most_neighbours = 4;
 
 /// How: of all streams, with no lane that stands for nothing; `elements`: each has its own way.
@@ -271,9 +271,9 @@ struct lone_sweep : lane_sweep<P> {
       if (!s.data) continue;
       if (how(s) != access::elements) {
         const T* const first = slot + k * tile::size + tile::mine(how(s), lane);
-#pragma unroll
-        for (int i = 0; i < vectors; ++i)
-          if (moves(how(s), i)) tile::store_vector(to[k][i], first + i * tile::apart);
+        tile::template store_vectors<vectors>([&](int i) { return to[k][i]; },
+                                              [&](int i) { return first + i * tile::apart; },
+                                              [&](int i) { return moves(how(s), i); });
       }
 #pragma unroll
       for (int i = 0; i < vectors; ++i) to[k][i] += step * s.time;

@@ -76,11 +76,30 @@ struct tile_of {
     if (s.how != access::channels) return from;
     return from_lane(from, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
   }
+  /// Of a vector's owner in time order, its first step, from this lane's own. Lanes of one recurrence
+  /// (`one`) are evenly apart.
+  template <class Pointer>
+  struct owners {
+    Pointer own, first = nullptr;
+    index_t apart_in_memory = 0;
+    bool one;
+    __device__ __forceinline__ owners(Pointer q, bool of_one) : own(q), one(of_one && vectors > 1) {
+      if (one) first = from_lane(q, 0), apart_in_memory = from_lane(q, 1) - first;
+    }
+    __device__ __forceinline__ Pointer vector(int lane, int i) const {
+      if (vectors == 1) return own;
+      const int whose = owner(access::times, lane, i);
+      const Pointer q = one ? first + whose * apart_in_memory : from_lane(own, whose);
+      return q + offset(access::times, lane, i, 1);
+    }
+  };
+
   /// Starts fetching one of `Parts` parts of a tile, from `first_of`; bit i of `lanes` says that lane i
   /// exists. A part has some steps of every lane; in time order, all steps of some lanes.
   template <int Parts = 1>
   static __device__ __forceinline__ void fetch(T* tile, const stream<const T>& s, const T* from,
-                                               unsigned lanes, int lane, int part = 0) {
+                                               unsigned lanes, int lane, bool one = false,
+                                               int part = 0) {
     constexpr int n = vectors / Parts;
     static_assert(n > 0);
     const int first = part * n;
@@ -93,12 +112,12 @@ struct tile_of {
           __pipeline_memcpy_async(to + i * apart, from + i * v * s.time, 16);
       }
     } else if (s.how == access::times) {
+      const owners<const T*> whose(from, one);
 #pragma unroll
       for (int j = 0; j < n; ++j) {
-        const int i = first + j, from_whom = owner(s.how, lane, i);
-        const T* const q =
-            vectors == 1 ? from : from_lane(from, from_whom) + offset(s.how, lane, i, s.time);
-        if (lanes >> from_whom & 1) __pipeline_memcpy_async(tile + mine(s.how, lane, i), q, 16);
+        const T* const q = whose.vector(lane, first + j);
+        if (one || (lanes >> owner(s.how, lane, first + j) & 1))
+          __pipeline_memcpy_async(tile + mine(s.how, lane, first + j), q, 16);
       }
     } else {
       fetch_elements<R / Parts>(tile + first * v * warp, from + first * v * s.time, s.time, lane);
@@ -117,25 +136,39 @@ struct tile_of {
   }
 
   /// Stores what lanes wrote into a tile, all of whose lanes exist; `to` is this lane's first step.
-  static __device__ __forceinline__ void store(const T* tile, const stream<T>& s, T* to, int lane) {
+  static __device__ __forceinline__ void store(const T* tile, const stream<T>& s, T* to, int lane,
+                                               bool one) {
+    constexpr int n = vectors < 4 ? vectors : 4;
+    const auto from = [&](int i) { return tile + mine(s.how, lane, i); };
     if (s.how == access::channels) {
       to = from_lane(to, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
-#pragma unroll 4
-      for (int i = 0; i < vectors; ++i, to += v * s.time)
-        store_vector(to, tile + mine(s.how, lane, i));
+#pragma unroll 1
+      for (int i = 0; i < vectors; i += n, to += n * v * s.time)
+        store_vectors<n>([&](int j) { return to + j * v * s.time; },
+                         [&](int j) { return from(i + j); }, [](int) { return true; });
     } else {
-#pragma unroll 4
-      for (int i = 0; i < vectors; ++i) {
-        T* const q =
-            vectors == 1 ? to : from_lane(to, owner(s.how, lane, i)) + offset(s.how, lane, i, 1);
-        store_vector(q, tile + mine(s.how, lane, i));
-      }
+      const owners<T*> whose(to, one);
+#pragma unroll 1
+      for (int i = 0; i < vectors; i += n)
+        store_vectors<n>([&](int j) { return whose.vector(lane, i + j); },
+                         [&](int j) { return from(i + j); }, [](int) { return true; });
     }
   }
-  /// 16 bytes, to global memory (which the compiler does not see of a pointer that was shuffled).
-  static __device__ __forceinline__ void store_vector(T* to, const T* from) {
-    *static_cast<uint4*>(__cvta_global_to_generic(__cvta_generic_to_global(to))) =
-        *reinterpret_cast<const uint4*>(from);
+  /// N vectors of 16 bytes, those that `there` says, to global memory. All are read before one is
+  /// written: of a pointer that was shuffled the compiler does not know that it cannot be to the tile.
+  template <int N, class To, class From, class There>
+  static __device__ __forceinline__ void store_vectors(const To& to, const From& from,
+                                                       const There& there) {
+    uint4 x[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = *reinterpret_cast<const uint4*>(from(i));
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (there(i))
+        asm volatile(
+            "st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to(i))),
+            "r"(x[i].x), "r"(x[i].y), "r"(x[i].z), "r"(x[i].w)
+            : "memory");
   }
 
   /// N of a lane's steps, from step `first`, which is a multiple of N and of v.
