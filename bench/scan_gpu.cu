@@ -2,9 +2,10 @@
 // Scans on the GPU beside a copy of the same bytes, in one process and in turns, as JSON lines.
 //
 //   scan_gpu_float [--quick] [--shapes 1,8] [--rounds 20] [--kernel walk|split] [--warps 8]
-//                  [--across 32]
+//                  [--across 32] [--neighbours 4]
 //
-// Shapes are numbered as they stand at the end of this file, from 0. The last three replace the library's choice, to see what another would have taken.
+// Shapes are numbered as they stand at the end of this file, from 0. The last four replace the
+// library's choice, to see what another would have taken.
 // `fraction` is the median over the rounds of copy time / scan time: 1.0 means that the arithmetic
 // is free. A copy of the same bytes reads half of what a scan reads and writes together. For short
 // scans the launch counts: `against_launch` is scan time / (empty kernel + copy).
@@ -149,6 +150,7 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--shapes") == 0) shapes = value;
     if (std::strcmp(argv[i], "--rounds") == 0) b.rounds = std::atoi(value);
     if (std::strcmp(argv[i], "--warps") == 0) cuda::tuning().warps = std::atoi(value);
+    if (std::strcmp(argv[i], "--neighbours") == 0) cuda::tuning().neighbours = std::atoi(value);
     if (std::strcmp(argv[i], "--across") == 0) cuda::tuning().across = std::atoi(value);
     if (std::strcmp(argv[i], "--kernel") == 0)
       cuda::tuning().kernel =

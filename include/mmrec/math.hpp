@@ -100,6 +100,13 @@ MMREC_HD_INLINE V exp(const V& v) {
 /// number.
 template <class V>
 MMREC_HD_INLINE V exp_minus(const V& v) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<V, float>) {
+    float e;  // errors grow as v does, and the result vanishes faster
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * -1.44269504F));
+    return e;
+  }
+#endif
   return elementary<V>::exp_minus(v);
 }
 template <class V>

@@ -51,11 +51,12 @@ inline constexpr index_t busy_warps = 16, walking_blocks_x4 = 7;
 /// where time is nearest in memory, of which they are to have a few tiles.
 inline constexpr index_t lone_warps_x4 = 7, costly_lone_warps_x4 = 12, linked_lone_warps_x4 = 24;
 inline constexpr int few_tiles = 4;
-/// Places in time that are walked rather than cut into pieces; and warps of pieces in a chain, from
-/// which on blocks are as large as can be.
-inline constexpr index_t short_walk = 32, long_chain = 4096;
+/// Places in time that are walked rather than cut into pieces.
+inline constexpr index_t short_walk = 32;
 /// A row of so many bytes is a whole sector of memory.
 inline constexpr int sector = 32;
+/// Warps that read shorter rows together lose more by waiting for one another than they gain.
+inline constexpr std::size_t shared_row = 256;
 
 template <class T, std::size_t NI>
 sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_t channels,
@@ -109,14 +110,26 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
     return plan;
   }
   plan.walk = false;
-  const index_t needed = (places(plan.across) + held<NI> - 1) / held<NI>;  // warps
-  plan.warps = t.warps > 0                                  ? t.warps
-               : needed > most_warps && needed < long_chain ? most_warps / 2
-                                                            : power_of_two(needed, most_warps);
-  const index_t piece = index_t{plan.warps} * held<NI> * (warp / plan.across) * R;
+  const index_t needed = (places(plan.across) + held<T, NI> - 1) / held<T, NI>;  // warps
+  plan.warps = t.warps > 0           ? t.warps
+               : needed > most_warps ? piece_warps<T, NI>
+                                     : power_of_two(needed, most_warps);
+  const index_t piece = index_t{plan.warps} * held<T, NI> * (warp / plan.across) * R;
   plan.pieces = std::max<index_t>(1, (length + piece - 1) / piece);
   plan.blocks = groups(plan.across) * plan.pieces;
   return plan;
+}
+
+/// Warps that walk alone, but in one block and in step, so that they read rows of memory together:
+/// as many as leave no multiprocessor without a block.
+inline int neighbours_of(const device_properties& device, index_t groups, index_t channels,
+                         std::size_t element_bytes) {
+  const int wanted = tuning().neighbours;
+  int n = wanted > 0 ? wanted : most_neighbours;
+  while (n > 1 && (channels / warp % n != 0 || groups % n != 0 ||
+                   (wanted == 0 && groups * 16 < device.multiprocessors * n * 15)))
+    n /= 2;
+  return wanted == 0 && std::size_t(n) * warp * element_bytes < shared_row ? 1 : n;
 }
 
 struct upload_chunk {
@@ -187,10 +200,10 @@ sweep_plan plan_of(const char* function, const Args& args) {
 
 template <class P>
 std::size_t board_bytes(const sweep_plan& plan) {
-  using on = board<P>;
   if (plan.pieces <= 1) return 0;
-  return static_cast<std::size_t>(on::first(on::kinds, plan.pieces, plan.blocks / plan.pieces)) *
-         sizeof(uint4);
+  using on = piece_board<P>;
+  const on all{nullptr, plan.pieces, plan.blocks / plan.pieces, plan.across};
+  return static_cast<std::size_t>(all.first(on::kinds)) * sizeof(uint4);
 }
 
 }  // namespace detail
@@ -222,9 +235,9 @@ void sweep(const backend::cuda& backend, const Op& op,
   for (std::size_t k = 0; k < NO; ++k) {
     p.out[k] = d::stream_of_view<S>(args.out[k].out, plan.across);
     p.accumulate[k] = args.out[k].accumulate;
-    // A warp alone puts results where its tile had the input, in the same order.
-    if (plan.lone() && (args.out[k].accumulate ||
-                        (p.out[k].how == d::access::times) != (p.in[k].how == d::access::times)))
+    // Results are put where a tile had the input, in the same order.
+    if (args.out[k].accumulate ||
+        (p.out[k].how == d::access::times) != (p.in[k].how == d::access::times))
       p.out[k].how = d::access::elements;
   }
   p.carry_in = d::states_of_view(args.carry_in);
@@ -253,12 +266,17 @@ void sweep(const backend::cuda& backend, const Op& op,
     cuda::check(function, "cudaMemsetAsync",
                 cudaMemsetAsync(p.board, 0, board_bytes, cuda::stream_of(backend)));
   }
-  const auto threads = static_cast<unsigned>(plan.warps * cuda::warp);
-  const auto enqueue = [&](auto kernel, std::size_t shared_bytes) {
-    cuda::launch(backend, function, {plan.blocks, threads, shared_bytes}, kernel, p);
+  const auto enqueue = [&](auto kernel, index_t blocks, int warps, std::size_t shared_bytes) {
+    cuda::launch(backend, function,
+                 {blocks, static_cast<unsigned>(warps * cuda::warp), shared_bytes}, kernel, p);
   };
   const auto enqueue_lone = [&]<d::access How>(std::integral_constant<d::access, How>) {
-    enqueue(d::lone_kernel<parameters, How>, d::lone_sweep<parameters, How>::shared_bytes);
+    const int neighbours =
+        How == d::access::channels && args.offsets.empty()
+            ? d::neighbours_of(cuda::current_device(function), plan.blocks, p.channels, sizeof(T))
+            : 1;
+    enqueue(d::lone_kernel<parameters, How>, plan.blocks / neighbours, neighbours,
+            neighbours * d::lone_sweep<parameters, How>::shared_bytes);
   };
   const auto all = [&](d::access how) {
     bool is = (args.offsets.empty() ? p.sequences * p.channels : p.channels) % plan.across == 0;
@@ -273,10 +291,10 @@ void sweep(const backend::cuda& backend, const Op& op,
   else if (plan.lone())
     enqueue_lone(std::integral_constant<d::access, d::access::elements>{});
   else if (plan.walk)
-    enqueue(d::walk_kernel<parameters>,
+    enqueue(d::walk_kernel<parameters>, plan.blocks, plan.warps,
             d::walking_block<parameters>::shared_bytes(plan.warps, plan.across));
   else
-    enqueue(d::split_kernel<parameters>,
+    enqueue(d::split_kernel<parameters>, plan.blocks, plan.warps,
             d::piece_block<parameters>::shared_bytes(plan.warps, plan.across));
 }
 

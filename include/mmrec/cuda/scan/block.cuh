@@ -18,7 +18,8 @@ struct stretch {
   index_t group, number, count;
 };
 
-/// Held: places in time of one lane in a stretch. Slots: places in shared memory.
+/// Held: places in time of one lane in a stretch, neighbours in time. Slots: such stretches in shared
+/// memory.
 template <class P, int Held, int Slots>
 struct block_sweep : lane_sweep<P> {
   using base = lane_sweep<P>;
@@ -30,9 +31,11 @@ struct block_sweep : lane_sweep<P> {
   using base::across, base::backwards, base::column, base::deep, base::lane, base::live, base::me,
       base::p, base::place, base::R, base::warps;
 
+  using tile = tile_of<T, Held * R>;
+
   T* tiles;             // [warp][slot][stream]
   summary* totals;      // [buffer][warp][channel]; pieces of time have two more buffers
-  summary* kept;        // [place of a lane][thread]: of all steps of this warp before it
+  summary* kept;        // [thread]: of all steps of this warp before its own
   carry_type* entries;  // [warp][channel]: the state that enters a warp
   carry_type* slow;     // [channel]
   unsigned* lost;       // [channel], bit w: `entries` does not know warp w's; the last bit: any
@@ -40,11 +43,13 @@ struct block_sweep : lane_sweep<P> {
 
   static constexpr int held_places = Held, buffers = 3;
   static constexpr unsigned any_lost = 1u << 31;
-  static constexpr int slot_size = P::NI * base::tile::size;
+  static constexpr int slot_size = P::NI * tile::size;
+  static_assert(P::NO <= P::NI - P::NS, "results take the place of inputs that are not shifted");
   static std::size_t shared_bytes(int warps, int across) {
     const std::size_t threads = static_cast<std::size_t>(warps) * warp;
     return static_cast<std::size_t>(warps) * Slots * slot_size * sizeof(T) +
-           (buffers + (across < warp ? Held : 0)) * threads * sizeof(summary) +
+           (static_cast<std::size_t>(buffers * warps * across) + (across < warp ? threads : 0)) *
+               sizeof(summary) +
            (threads + warp) * sizeof(carry_type) + warp * sizeof(unsigned);
   }
 
@@ -54,8 +59,8 @@ struct block_sweep : lane_sweep<P> {
     const int threads = int(blockDim.x);
     tiles = reinterpret_cast<T*>(mmrec_shared);
     totals = reinterpret_cast<summary*>(tiles + warps * Slots * slot_size);
-    kept = totals + buffers * threads;
-    entries = reinterpret_cast<carry_type*>(kept + (deep > 1 ? Held : 0) * threads);
+    kept = totals + buffers * warps * across;
+    entries = reinterpret_cast<carry_type*>(kept + (deep > 1 ? threads : 0));
     slow = entries + threads;
     lost = reinterpret_cast<unsigned*>(slow + warp);
   }
@@ -71,106 +76,115 @@ struct block_sweep : lane_sweep<P> {
     else
       return first < base::begin || first + size > base::end ? 0 : (base::end - first) / size;
   }
-  /// First step of this lane's first place, as time is walked; and how far the next one is.
+  /// First step of this lane, in time; and how far that of its next stretch is.
   __device__ index_t start_of(const stretch& of) const {
-    const index_t walked = (of.number * warps + me) * Held * deep + place;
-    return origin + (backwards ? of.count * warps * Held * deep - 1 - walked : walked) * R;
+    const index_t walked = (of.number * warps + me) * deep + place;
+    return origin + (backwards ? of.count * warps * deep - 1 - walked : walked) * (Held * R);
   }
-  __device__ index_t ahead(index_t places) const { return (backwards ? -places : places) * R; }
+  __device__ index_t ahead(index_t stretches) const {
+    return (backwards ? -stretches : stretches) * warps * deep * (Held * R);
+  }
+  /// Of a lane's places, as time is walked, the step in its tile with which one begins.
+  static __device__ __forceinline__ int step_of(int s) {
+    return (backwards ? Held - 1 - s : s) * R;
+  }
 
-  /// Elements of shifted streams before the place that is first in time, which no slot has.
+  /// Starts fetching all steps of a stretch, or a part of every stream's tile.
+  template <int Parts = 1>
+  __device__ __forceinline__ void fetch(T* tiles, const typename base::cursor& c,
+                                        int part = 0) const {
+#pragma unroll
+    for (int k = 0; k < int(P::NI); ++k)
+      tile::template fetch<Parts>(tiles + k * tile::size, p.in[k], c.from[k], base::live_lanes,
+                                  lane, across == 1, part);
+  }
+
+  /// Elements of shifted streams before the lane that is first in time, which no slot has.
   struct outside {
     T before[at_least_one<P::NS>];
     bool first;  // there are none: the recurrence begins here
   };
-  /// `c` is at the place that is walked first; the one that is first in time is `start`.
+  /// `c` is at this lane's first step, which is `start`.
   __device__ __forceinline__ outside look_outside(const typename base::cursor& c,
                                                   index_t start) const {
     outside o;
     o.first = start == base::begin;
     const bool edge = place == (backwards ? deep - 1 : 0) && !o.first;
 #pragma unroll
-    for (int e = 0; e < int(P::NS); ++e) {
-      const index_t stride = p.in[P::NI - P::NS + e].time;
-      o.before[e] = edge ? c.below[e][backwards ? ahead((Held - 1) * deep) * stride : 0] : T{};
-    }
+    for (int e = 0; e < int(P::NS); ++e) o.before[e] = edge ? *c.below[e] : T{};
     return o;
   }
-  /// Place `s` from the slots, the first of which is `first`; `c` is at it.
-  __device__ __forceinline__ place_steps<P> fetched(const typename base::cursor& c, int first,
+  /// Place `s` from the tiles of a slot; `c` is at this lane's first step.
+  __device__ __forceinline__ place_steps<P> fetched(const typename base::cursor& c, const T* here,
                                                     int s, const outside& o) const {
     place_steps<P> x;
     x.rows = base::all_rows;
-    const T* const here = slot(first + s);
+    const int from = step_of(s);
 #pragma unroll
     for (int k = 0; k < int(P::NI); ++k)
-      base::tile::read(x.x[k], here + k * base::tile::size, p.in[k].how, lane);
+      tile::read(x.x[k], here + k * tile::size, p.in[k].how, lane, from);
 #pragma unroll
-    for (int k = 0; k < int(P::NO); ++k) x.to[k] = c.to[k];
+    for (int k = 0; k < int(P::NO); ++k) x.to[k] = c.to[k] + from * p.out[k].time;
     if constexpr (P::NS > 0) {
-      // The place before in time: a neighbouring lane's, or the last one of the slot before.
-      int at = place + (backwards ? 1 : -1), from = s;
-      if (at < 0) at = deep - 1, --from;
-      if (at == deep) at = 0, ++from;
-      const bool edge = from < 0 || from == Held;
+      // The step before in time: this lane's, or the last one of a neighbour.
+      const int neighbour = place + (backwards ? 1 : -1);
+      const bool edge = from == 0 && (neighbour < 0 || neighbour == deep);
       x.first = edge && o.first ? 0 : -1;
+      const int whose = from > 0 ? lane : neighbour * across + column;
 #pragma unroll
       for (int e = 0; e < int(P::NS); ++e) {
         constexpr int shifted = P::NI - P::NS;
         x.below[e] =
             edge ? o.before[e]
-                 : slot(first +
-                        from)[(shifted + e) * base::tile::size +
-                              base::tile::at(p.in[shifted + e].how, at * across + column, R - 1)];
+                 : here[(shifted + e) * tile::size +
+                        tile::at(p.in[shifted + e].how, whose, from > 0 ? from - 1 : Held * R - 1)];
       }
     }
     return x;
   }
   __device__ summary& total(int buffer, int w) const {
-    return totals[(buffer * warps + w) * warp + column];
+    return totals[(buffer * warps + w) * across + column];
   }
-  __device__ summary& kept_at(int s) const { return kept[s * int(blockDim.x) + int(threadIdx.x)]; }
+  __device__ summary& before_me() const { return kept[threadIdx.x]; }
 
   /// What the steps of this warp do, for all warps to read behind a barrier. wait(s): for place s.
   template <class Wait>
-  __device__ __forceinline__ void summarize(const typename base::cursor& c, int first,
+  __device__ __forceinline__ void summarize(const typename base::cursor& c, const T* here,
                                             const outside& o, const Wait& wait) const {
     typename own::series sum;
 #pragma unroll 1
     for (int s = 0; s < Held; ++s) {
       wait(s);
-      add<true>(fetched(c, first, s, o), s, sum);
+      add<true>(fetched(c, here, s, o), s, sum);
     }
-    if (place == 0) total(0, me) = own::sum_of(sum);
+    sum_up(sum);
   }
-  /// Place s of all lanes behind the sum of those before it.
+  /// Place s behind the sum of this lane's steps before it.
   template <bool Whole>
   __device__ __forceinline__ void add(const place_steps<P>& x, int s,
                                       typename own::series& sum) const {
     auto few = own::no_steps(p.op);
     this->template each<Whole, R>(
         x, 0, [&](const std::array<State, P::NI>& now, int) { own::extend(p.op, few, now); });
-    summary mine = own::sum_of(few);
+    const summary mine = own::sum_of(few);
+    if (s == 0)
+      sum = own::start(mine);
+    else
+      own::append(p.op, sum, mine);
+  }
+  /// All lanes, each with the sum of its steps.
+  __device__ __forceinline__ void sum_up(const typename own::series& sum) const {
+    summary mine = own::sum_of(sum);
     if (deep > 1) {
       for (int distance = 1; distance < deep; distance *= 2) {
         const summary left = shuffle_up(mine, distance * across);
         if (place >= distance) mine = own::combine(p.op, left, mine);
       }
-      summary before = shuffle_up(mine, across);
-      if (s > 0) {
-        auto all = sum;
-        if (place > 0) own::append(p.op, all, before);
-        before = own::sum_of(all);
-      } else if (place == 0) {
-        before = own::none(p.op);
-      }
-      kept_at(s) = before;
+      const summary before = shuffle_up(mine, across);
+      before_me() = place > 0 ? before : own::none(p.op);
       mine = from_lane(mine, warp - across + column);
     }
-    if (s == 0)
-      sum = own::start(mine);
-    else
-      own::append(p.op, sum, mine);
+    if (place == 0) total(0, me) = mine;
   }
 
   /// The first warp finds the states that enter the others; `carry` goes from the state that enters
@@ -199,19 +213,35 @@ struct block_sweep : lane_sweep<P> {
   }
   __device__ bool slowly() const { return __any_sync(all_lanes, lost[column] != 0); }
 
-  /// Takes the steps from the state that enters this warp to the one behind a lane's last.
-  __device__ __forceinline__ void finish(typename base::cursor c, int first, const outside& o,
-                                         carry_type& carry) const {
-    const carry_type here = carry;
+  /// Takes the steps from the state that enters this warp. Results replace inputs of the tiles and
+  /// leave 16 bytes at once as those came, or go straight to memory.
+  __device__ __forceinline__ void finish(const typename base::cursor& c, T* here, const outside& o,
+                                         carry_type carry) const {
+    if (deep > 1) own::apply(p.op, before_me(), carry);
+    bool tiled[P::NO];
+#pragma unroll
+    for (int k = 0; k < int(P::NO); ++k)
+      tiled[k] = base::plain_stores && p.out[k].how != access::elements;
 #pragma unroll 1
     for (int s = 0; s < Held; ++s) {
-      if (deep > 1) {
-        carry = here;
-        own::apply(p.op, kept_at(s), carry);
-      }
-      this->template advance<true>(fetched(c, first, s, o), carry);
-      if (Held > 1) this->move(c, ahead(deep));
+      const auto x = fetched(c, here, s, o);
+      this->template advance<true>(x, carry, [&](const auto& y, int k, int from) {
+        if (!tiled[k]) {
+          this->write(y, k, x, from);
+          return;
+        }
+        constexpr int n = int(sizeof(y) / sizeof(y[0]));
+        T narrowed[n];
+#pragma unroll
+        for (int i = 0; i < n; ++i) narrowed[i] = narrow<T>(y[i]);
+        tile::write(here + k * tile::size, narrowed, p.out[k].how, lane, step_of(s) + from);
+      });
     }
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < int(P::NO); ++k)
+      if (p.out[k].data && tiled[k])
+        tile::store(here + k * tile::size, p.out[k], c.to[k], lane, across == 1);
   }
   /// The state behind the stretch, for the first warp.
   __device__ void correct(carry_type& carry) const {
@@ -228,48 +258,44 @@ __device__ __noinline__ void summarize_carefully(const P& p, const stretch& of) 
   typename Block::own::series sum;
 #pragma unroll 1
   for (int s = 0; s < Block::held_places; ++s)
-    b.template add<false>(b.read(b.start_of(of) + s * b.ahead(b.deep)), s, sum);
-  if (b.place == 0) b.total(0, b.me) = Block::own::sum_of(sum);
+    b.template add<false>(b.read(b.start_of(of) + b.step_of(s)), s, sum);
+  b.sum_up(sum);
 }
 
 /// Block::finish for such a stretch, or where a summary could not be applied (`in_turn`): then warp
 /// after warp takes its steps, and lane after lane, each from the state behind the one before if it
 /// does not know its own. The state behind the stretch is in `slow` at the end.
 template <class Block, class P>
-__device__ __noinline__ typename Block::carry_type finish_carefully(
-    const P& p, const stretch& of, bool in_turn, typename Block::carry_type carry) {
+__device__ __noinline__ void finish_carefully(const P& p, const stretch& of, bool in_turn,
+                                              typename Block::carry_type entry) {
   const Block b(p, of.group);
-  const auto here = carry;
   for (int turn = 0; turn < (in_turn ? b.warps : 1); ++turn) {
     if (in_turn) {
       __syncthreads();
       if (turn != b.me) continue;
     }
     const bool unknown = in_turn && (b.lost[b.column] >> b.me & 1);
-    if (unknown) carry = b.slow[b.column];
-#pragma unroll 1
-    for (int s = 0; s < Block::held_places; ++s) {
-      const place_steps<P> steps = b.read(b.start_of(of) + s * b.ahead(b.deep));
-      auto mine = carry;
-      bool follow = true;
-      if (b.deep > 1) {
-        const auto before = b.kept_at(s);
-        follow = unknown || (in_turn && !Block::own::may_apply(before, here));
-        mine = here;
-        Block::own::apply(p.op, before, mine);
-      }
-      for (int i = 0; i < (in_turn ? b.deep : 1); ++i) {
-        if (!in_turn || b.place == i) {
-          if (follow) mine = carry;
-          b.template advance<false>(steps, mine);
-        }
-        carry = in_turn ? from_lane(mine, i * b.across + b.column) : mine;
-      }
+    if (unknown) entry = b.slow[b.column];
+    auto mine = entry, carry = entry;
+    bool follow = true;
+    if (b.deep > 1) {
+      const auto before = b.before_me();
+      follow = unknown || (in_turn && !Block::own::may_apply(before, entry));
+      Block::own::apply(p.op, before, mine);
     }
+    for (int i = 0; i < (in_turn ? b.deep : 1); ++i) {
+      if (!in_turn || b.place == i) {
+        if (follow) mine = carry;
+#pragma unroll 1
+        for (int s = 0; s < Block::held_places; ++s)
+          b.template advance<false>(b.read(b.start_of(of) + b.step_of(s)), mine);
+      }
+      if (in_turn) carry = from_lane(mine, i * b.across + b.column);
+    }
+    __syncwarp();  // everybody has read the one before
     if (in_turn && b.place == 0) b.slow[b.column] = carry;
   }
   if (in_turn) __syncthreads();
-  return carry;
 }
 
 }  // namespace mmrec::cuda::detail

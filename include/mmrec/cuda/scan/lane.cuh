@@ -26,7 +26,6 @@ struct lane_sweep {
   using carry_type = std::array<State, Op::carries>;
   static constexpr int NI = P::NI, NO = P::NO, NS = P::NS, R = steps<T, P::NI>;
   static constexpr unsigned all_rows = (1u << R) - 1;
-  using tile = tile_of<T, R>;
   static constexpr bool backwards = Op::backwards;
 
   const P& p;
@@ -105,7 +104,7 @@ struct lane_sweep {
 #pragma unroll
     for (int k = 0; k < NI; ++k) {
       const T* const own = in[k] + start * p.in[k].time;
-      c.from[k] = tile::first_of(p.in[k], own, lane);
+      c.from[k] = tile_of<T, R>::first_of(p.in[k], own, lane);
       if (k >= NI - NS) c.below[k < NI - NS ? 0 : k - (NI - NS)] = own - p.in[k].time;
     }
 #pragma unroll
@@ -121,13 +120,6 @@ struct lane_sweep {
 #pragma unroll
     for (int k = 0; k < NO; ++k) c.to[k] += steps * p.out[k].time;
   }
-  /// Starts fetching whole places: `tiles` has a tile of every stream.
-  __device__ __forceinline__ void fetch(T* tiles, const cursor& c) const {
-#pragma unroll
-    for (int k = 0; k < NI; ++k)
-      tile::fetch(tiles + k * tile::size, p.in[k], c.from[k], live_lanes, lane);
-  }
-
   /// Reads what exists of a place straight from memory.
   __device__ __forceinline__ place_steps<P> read(index_t start) const {
     place_steps<P> s;
@@ -174,13 +166,11 @@ struct lane_sweep {
     }
   }
 
-  /// Takes the steps of a place and writes their results, some at a time.
-  template <bool Whole>
-  __device__ __forceinline__ void advance(const place_steps<P>& s, carry_type& carry) const {
+  /// Takes the steps of a place, some at a time: put(results, stream, first of these steps).
+  template <bool Whole, class Put>
+  __device__ __forceinline__ void advance(const place_steps<P>& s, carry_type& carry,
+                                          const Put& put) const {
     constexpr int N = R < 8 ? R : 8;
-    T* to[NO];
-#pragma unroll
-    for (int k = 0; k < NO; ++k) to[k] = s.to[k] + (backwards ? R - N : 0) * p.out[k].time;
 #pragma unroll
     for (int c = 0; c < R; c += N) {
       const int from = backwards ? R - N - c : c;
@@ -190,37 +180,28 @@ struct lane_sweep {
 #pragma unroll
         for (int k = 0; k < NO; ++k) y[k][i] = results[k];
       });
-      const unsigned rows = live ? s.rows >> from : 0;
 #pragma unroll
-      for (int k = 0; k < NO; ++k) {
-        if (p.out[k].data) write<Whole, N>(y[k], k, to[k], rows);
-        to[k] += (backwards ? -N : N) * p.out[k].time;
-      }
+      for (int k = 0; k < NO; ++k)
+        if (p.out[k].data) put(y[k], k, from);
     }
+  }
+  /// The same, straight to memory.
+  template <bool Whole>
+  __device__ __forceinline__ void advance(const place_steps<P>& s, carry_type& carry) const {
+    advance<Whole>(s, carry, [&](const auto& y, int k, int from) { write(y, k, s, from); });
+  }
+  template <int N>
+  __device__ __forceinline__ void write(const State (&y)[N], int k, const place_steps<P>& s,
+                                        int from) const {
+    const stream<T>& to = p.out[k];
+    const unsigned rows = live ? s.rows >> from : 0;
+    T* q = s.to[k] + from * to.time;
+#pragma unroll
+    for (int i = 0; i < N; ++i, q += to.time)
+      if (rows >> i & 1) *q = narrow<T>(p.accumulate[k] ? widen<State>(*q) + y[i] : y[i]);
   }
 
  private:
-  template <bool Whole, int N>
-  __device__ __forceinline__ void write(const State (&y)[N], int k, T* q, unsigned rows) const {
-    const stream<T>& to = p.out[k];
-    if (!Whole || !plain_stores) {
-#pragma unroll
-      for (int i = 0; i < N; ++i, q += to.time)
-        if (rows >> i & 1) *q = narrow<T>(p.accumulate[k] ? widen<State>(*q) + y[i] : y[i]);
-    } else if (to.how == access::times) {
-      constexpr int v = pack_size<T>;
-#pragma unroll
-      for (int i = 0; i < N; i += v) {
-        pack<T> x;
-#pragma unroll
-        for (int j = 0; j < v; ++j) x.element[j] = narrow<T>(y[i + j]);
-        *reinterpret_cast<pack<T>*>(q + i) = x;
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < N; ++i, q += to.time) *q = narrow<T>(y[i]);
-    }
-  }
   __device__ __forceinline__ unsigned rows_at(index_t start) const {
     unsigned rows = all_rows;
     const index_t after = end - start, before = begin - start;

@@ -17,6 +17,9 @@
 
 namespace mmrec::cuda::detail {
 
+/// Warps of a block, where channels are nearest in memory.
+inline constexpr int most_neighbours = 4;
+
 /// How: of all streams, with no lane that stands for nothing; `elements`: each has its own way.
 template <class P, access How>
 struct lone_sweep : lane_sweep<P> {
@@ -41,10 +44,15 @@ struct lone_sweep : lane_sweep<P> {
   const T* from[NI][vectors];  // what this lane fetches next
   T* to[NO][vectors];          // and where it stores
 
-  __device__ explicit lone_sweep(const P& parameters) : base(parameters, blockIdx.x) {
+  /// Warps of a block are neighbours; each has a group of its own.
+  static __device__ index_t group() {
+    return index_t(blockIdx.x) * (blockDim.x / warp) + threadIdx.x / warp;
+  }
+  __device__ explicit lone_sweep(const P& parameters) : base(parameters, group()) {
     extern __shared__ uint4 mmrec_shared[];
     // Opaque: the compiler would find the address anew at every access.
-    auto at = static_cast<unsigned>(__cvta_generic_to_shared(mmrec_shared));
+    auto at = static_cast<unsigned>(__cvta_generic_to_shared(mmrec_shared)) +
+              unsigned(base::me) * unsigned(shared_bytes);
     asm volatile("" : "+r"(at));
     tiles = reinterpret_cast<T*>(__cvta_shared_to_generic(at));
   }
@@ -80,7 +88,12 @@ struct lone_sweep : lane_sweep<P> {
 #pragma unroll 1
     for (; count > 0; --count, start += step) {
       __pipeline_wait_prior(slots - 1 - arrived);
-      __syncwarp();  // all copies are there, and all lanes are done with the oldest slot
+      // All copies are there, and all lanes are done with the oldest slot. Neighbours keep in step, so
+      // that their rows of memory are read together.
+      if (How == access::channels && base::warps > 1)
+        __syncthreads();
+      else
+        __syncwarp();
       next(slot > 0 ? slot - 1 : slots - 1);
       T* const here = tiles + slot * slot_size;
       slot = slot + 1 < slots ? slot + 1 : 0;
@@ -258,11 +271,9 @@ struct lone_sweep : lane_sweep<P> {
       if (!s.data) continue;
       if (how(s) != access::elements) {
         const T* const first = slot + k * tile::size + tile::mine(how(s), lane);
-#pragma unroll
-        for (int i = 0; i < vectors; ++i)
-          if (moves(how(s), i))
-            *static_cast<uint4*>(__cvta_global_to_generic(__cvta_generic_to_global(to[k][i]))) =
-                *reinterpret_cast<const uint4*>(first + i * tile::apart);
+        tile::template store_vectors<vectors>([&](int i) { return to[k][i]; },
+                                              [&](int i) { return first + i * tile::apart; },
+                                              [&](int i) { return moves(how(s), i); });
       }
 #pragma unroll
       for (int i = 0; i < vectors; ++i) to[k][i] += step * s.time;
@@ -273,9 +284,9 @@ struct lone_sweep : lane_sweep<P> {
 /// All steps of [from, to), one after another, by one lane of a recurrence.
 template <class P>
 __device__ __noinline__ typename lane_sweep<P>::carry_type lone_carefully(
-    const P& p, index_t from, index_t to, typename lane_sweep<P>::carry_type carry) {
+    const P& p, index_t group, index_t from, index_t to, typename lane_sweep<P>::carry_type carry) {
   using sweep = lane_sweep<P>;
-  const sweep b(p, blockIdx.x);
+  const sweep b(p, group);
   const index_t first = from / sweep::R, count = (to + sweep::R - 1) / sweep::R - first;
   if (b.place == 0)
 #pragma unroll 1
@@ -286,7 +297,7 @@ __device__ __noinline__ typename lane_sweep<P>::carry_type lone_carefully(
 }
 
 template <class P, access How>
-__global__ void __launch_bounds__(warp) lone_kernel(const __grid_constant__ P p) {
+__global__ void __launch_bounds__(most_neighbours* warp) lone_kernel(const __grid_constant__ P p) {
   using sweep = lone_sweep<P, How>;
   sweep b(p);
   auto carry = b.first_carry();
@@ -296,7 +307,7 @@ __global__ void __launch_bounds__(warp) lone_kernel(const __grid_constant__ P p)
   index_t high = low + (b.end > low ? (b.end - low) / size * size : index_t{0});
   if (high == low) low = high = sweep::backwards ? b.begin : b.end;
   const auto carefully = [&](index_t from, index_t to) {
-    if (from < to) carry = lone_carefully(p, from, to, carry);
+    if (from < to) carry = lone_carefully(p, sweep::group(), from, to, carry);
   };
   sweep::backwards ? carefully(high, b.end) : carefully(b.begin, low);
   for (index_t left = (high - low) / size; left > 0;) {

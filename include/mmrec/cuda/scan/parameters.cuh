@@ -19,8 +19,9 @@ enum class scan_kernel { chosen, walk, split };
 /// How a scan is cut into work. 0 or `chosen`: as the shape says.
 struct scan_tuning {
   scan_kernel kernel = scan_kernel::chosen;
-  int warps = 0;   // of a block
-  int across = 0;  // lanes side by side
+  int warps = 0;       // of a block
+  int across = 0;      // lanes side by side
+  int neighbours = 0;  // warps that walk alone side by side, in one block
 };
 
 /// Tests replace it to send small problems through every kernel.
@@ -40,9 +41,12 @@ inline constexpr int steps = (Inputs == 1 ? 16 : 8) / (sizeof(T) == 8 ? 2 : 1);
 
 /// Tiles of every stream that are on their way while one is worked on, with that one.
 inline constexpr int stages = 3;
-/// Places in time that a lane of a piece has: 12 to 16 KiB of shared memory to a warp.
-template <std::size_t Inputs>
-inline constexpr int held = Inputs < 3 ? 8 : 4;
+/// Places in time that a lane of a piece has: 12 to 16 KiB of shared memory to a warp, or 128 steps.
+template <class T, std::size_t Inputs>
+inline constexpr int held = (Inputs < 3 ? 8 : 4) * (sizeof(T) == 2 && Inputs > 1 ? 2 : 1);
+/// Warps of a piece that does not hold all of time: two or three of them share a multiprocessor.
+template <class T, std::size_t Inputs>
+inline constexpr int piece_warps = sizeof(T) == 2 && Inputs == 1 ? 8 : 4;
 
 /// How a stream's steps are fetched and stored. The vector accesses take 16 bytes; they need data,
 /// and strides of all other axes, that are multiples of that.

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Few recurrences: time is cut into pieces, one to a block, which holds all of its piece in
 // shared memory. One block may hold all of time; else blocks tell one another what they know on a board
-// in global memory:
-//
-//   summary of piece n        as soon as its inputs have arrived
-//   summary of a window       16 pieces
-//   entry of a long window    16 windows: the state that enters it
-//   state behind piece n      as soon as it is known
+// in global memory (scan/board.cuh): summaries of pieces and of windows of 16 pieces, and the states
+// that enter long windows of 16 windows.
 //
 // The state that enters a piece is that of its long window, the summaries of the windows before it,
 // and those of the pieces in its own: at most 31 of them, shared out over the warps and combined
@@ -15,18 +11,18 @@
 // A piece waits for earlier ones only; like CUB's scan this relies on blocks being started in the
 // order of their numbers.
 // The idea is decoupled look-back (Merrill and Garland, NVR-2016-002), with a fixed grouping.
-// Budget: one read of each input, one write of each output; the board takes 12 to 24 bytes of the
-// cache per lane and piece.
+// Budget: one read of each input, one write of each output.
 #pragma once
 
 #include <mmrec/cuda/scan/block.cuh>
+#include <mmrec/cuda/scan/board.cuh>
 
 namespace mmrec::cuda::detail {
 
-inline constexpr index_t window_pieces = 16;  // and windows of a long one
-
 template <class P>
-using piece_block = block_sweep<P, held<P::NI>, held<P::NI>>;
+using piece_block = block_sweep<P, held<typename P::T, P::NI>, 1>;
+template <class P>
+using piece_board = board<typename piece_block<P>::summary, typename piece_block<P>::carry_type>;
 
 /// Until all copies but the last n have arrived; n is at most Most.
 template <int Most>
@@ -39,141 +35,14 @@ __device__ __forceinline__ void wait_for_all_but(int n) {
     wait_for_all_but<Most - 1>(n);
 }
 
-/// How a value is written down: 16 bytes at once, with a last word that is never 0, so that whoever
-/// reads them knows that they are there, and no order of memory accesses is relied on.
-template <class S>
-struct note {
-  static constexpr int n = static_cast<int>(sizeof(S) / 4), quads = (n + 2) / 3;
-  using words_type = std::array<std::uint32_t, n>;
-  static __device__ __forceinline__ void write(const S& v, uint4 (&to)[quads]) {
-    const auto w = std::bit_cast<words_type>(v);
-#pragma unroll
-    for (int i = 0; i < quads; ++i)
-      to[i] = {w[3 * i], 3 * i + 1 < n ? w[(3 * i + 1) % n] : 0,
-               3 * i + 2 < n ? w[(3 * i + 2) % n] : 0, 1};
-  }
-  static __device__ __forceinline__ S read(const uint4 (&from)[quads]) {
-    words_type w;
-#pragma unroll
-    for (int i = 0; i < n; ++i)
-      w[i] = i % 3 == 0 ? from[i / 3].x : i % 3 == 1 ? from[i / 3].y : from[i / 3].z;
-    return std::bit_cast<S>(w);
-  }
-};
-/// The reaches, of which the first is at least 1, in 16 bits each, rounded up.
-template <>
-struct note<scan_ops::affine<float>> {
-  static constexpr int quads = 1;
-  static __device__ __forceinline__ std::uint32_t up(float x) {
-    if (!(x < 0x1p126F)) return 0x7f80;  // infinity
-    return x == 0 ? 0 : (__float_as_uint(x) >> 16) + 1;
-  }
-  static __device__ __forceinline__ void write(const scan_ops::affine<float>& v, uint4 (&to)[1]) {
-    const auto a = std::bit_cast<std::array<std::uint32_t, 2>>(v.a);
-    to[0] = {a[0], a[1], __float_as_uint(v.b), up(v.reach_a) << 16 | up(v.reach_b)};
-  }
-  static __device__ __forceinline__ scan_ops::affine<float> read(const uint4 (&from)[1]) {
-    const uint4& q = from[0];
-    return {std::bit_cast<double>(std::array<std::uint32_t, 2>{q.x, q.y}), __uint_as_float(q.z),
-            __uint_as_float(q.w & 0xffff0000u), __uint_as_float(q.w << 16)};
-  }
-};
-
-/// Notes of all lanes of a warp, which start as 0.
-template <class P>
-struct board {
-  using summary = typename piece_block<P>::summary;
-  using carry_type = typename piece_block<P>::carry_type;
-  enum kind { piece_summary, window_summary, long_entry, state_behind, kinds };
-
-  uint4* at;
-  index_t pieces, groups;
-
-  static __host__ __device__ index_t count(kind k, index_t pieces) {
-    return k == window_summary ? pieces / window_pieces
-           : k == long_entry   ? pieces / (window_pieces * window_pieces)
-                               : pieces;
-  }
-  static __host__ __device__ index_t size(kind k) {
-    return warp * (k == piece_summary || k == window_summary ? note<summary>::quads
-                                                             : note<carry_type>::quads);
-  }
-  /// Where the notes of a kind begin; of `kinds`, the size of the board.
-  static __host__ __device__ index_t first(kind k, index_t pieces, index_t groups) {
-    index_t n = 0;
-    for (int j = 0; j < k; ++j) n += count(kind(j), pieces) * groups * size(kind(j));
-    return n;
-  }
-
-  __device__ uint4* place(kind k, index_t number, index_t group, int lane) const {
-    return at + first(k, pieces, groups) + (number * groups + group) * size(k) + lane;
-  }
-  /// All lanes of a warp call what follows.
-  template <class S>
-  __device__ void write(kind k, index_t number, index_t group, const S& v, int lane) const {
-    uint4 quad[note<S>::quads];
-    note<S>::write(v, quad);
-    uint4* const to = place(k, number, group, lane);
-#pragma unroll
-    for (int i = 0; i < note<S>::quads; ++i) store(to + i * warp, quad[i]);
-  }
-  /// Waits for n values, at most N, that are neighbours in time.
-  template <class S, int N>
-  __device__ void read(S (&to)[N], kind k, index_t number, index_t group, int n, int lane) const {
-    uint4 quad[N][note<S>::quads];
-    for (bool there = false; !there;) {
-      there = true;
-#pragma unroll
-      for (int j = 0; j < N; ++j)
-#pragma unroll
-        for (int i = 0; i < note<S>::quads; ++i)
-          quad[j][i] = load(place(k, number + (j < n ? j : 0), group, lane) + i * warp);
-#pragma unroll
-      for (int j = 0; j < N; ++j)
-#pragma unroll
-        for (int i = 0; i < note<S>::quads; ++i) there = there && quad[j][i].w != 0;
-      there = __all_sync(all_lanes, there);
-    }
-#pragma unroll
-    for (int j = 0; j < N; ++j) to[j] = note<S>::read(quad[j]);
-  }
-  template <class S>
-  __device__ S read_one(kind k, index_t number, index_t group, int lane) const {
-    S v[1];
-    read(v, k, number, group, 1, lane);
-    return v[0];
-  }
-
- private:
-  // Single accesses of 16 bytes, seen by the whole device.
-  static __device__ __forceinline__ void store(uint4* to, const uint4& v) {
-    asm volatile(
-        "{.reg .b64 l, h; .reg .b128 q;\n"
-        "mov.b64 l, {%1, %2}; mov.b64 h, {%3, %4}; mov.b128 q, {l, h};\n"
-        "st.relaxed.gpu.global.b128 [%0], q;}" ::"l"(to),
-        "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-        : "memory");
-  }
-  static __device__ __forceinline__ uint4 load(const uint4* from) {
-    uint4 v;
-    asm volatile(
-        "{.reg .b64 l, h; .reg .b128 q;\n"
-        "ld.relaxed.gpu.global.b128 q, [%4];\n"
-        "mov.b128 {l, h}, q; mov.b64 {%0, %1}, l; mov.b64 {%2, %3}, h;}"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-        : "l"(from)
-        : "memory");
-    return v;
-  }
-};
-
 template <class P>
 struct piece_sweep : piece_block<P> {
   using base = piece_block<P>;
   using base::column, base::lane, base::live, base::me, base::p, base::place, base::total,
       base::warps;
+  using T = typename P::T;
   using typename base::carry_type, typename base::own, typename base::summary;
-  using on_board = board<P>;
+  using on_board = piece_board<P>;
 
   index_t group, number;  // of recurrences; this block's piece of time
   on_board all;
@@ -182,7 +51,7 @@ struct piece_sweep : piece_block<P> {
       : base(parameters, blockIdx.x % unsigned(groups)),
         group(blockIdx.x % unsigned(groups)),
         number(blockIdx.x / unsigned(groups)),
-        all{parameters.board, parameters.pieces, groups} {}
+        all{parameters.board, parameters.pieces, groups, parameters.across} {}
 
   __device__ void run() {
     const stretch now{group, number, p.pieces};
@@ -192,21 +61,22 @@ struct piece_sweep : piece_block<P> {
     const index_t start = this->start_of(now);
     const auto here = this->cursor_at(start);
     typename base::outside outside = {};
+    T* const tiles = this->slot(0);
+    constexpr int held = base::held_places;
     if (whole) {
-      const index_t step = this->ahead(base::deep);
-      auto c = here;
 #pragma unroll 1
-      for (int s = 0; s < base::held_places; ++s) {
-        this->fetch(this->slot(s), c);
+      for (int s = 0; s < held; ++s) {
+        this->template fetch<held>(tiles, here, base::backwards ? held - 1 - s : s);
         __pipeline_commit();
-        this->move(c, step);
       }
-      outside = this->look_outside(
-          here, start + (base::backwards ? (base::held_places - 1) * step : index_t{0}));
+      outside = this->look_outside(here, start);
       // Walked backwards, a place needs the last elements of the next one.
-      constexpr int arrived = base::backwards && P::NS > 0 ? 2 : 1;
-      this->summarize(here, 0, outside, [](int s) {
-        wait_for_all_but<base::held_places - 1>(base::held_places - arrived - s);
+      constexpr int arrived = P::NS == 0 ? 1 : base::backwards ? 2 : held;
+      bool at_once = false;
+#pragma unroll
+      for (int k = 0; k < int(P::NI); ++k) at_once = at_once || p.in[k].how == access::times;
+      this->summarize(here, tiles, outside, [&](int s) {
+        wait_for_all_but<held - 1>(at_once ? 0 : held - arrived - s);
         __syncwarp();
       });
     } else {
@@ -219,9 +89,9 @@ struct piece_sweep : piece_block<P> {
 
     const bool in_turn = this->slowly(), tell = p.board && me == 0;
     if (tell && !in_turn) all.write(on_board::state_behind, number, group, carry, lane);
-    carry_type state = this->entries[me * warp + column];
+    const carry_type state = this->entries[me * warp + column];
     if (whole && !in_turn)
-      this->finish(here, 0, outside, state);
+      this->finish(here, tiles, outside, state);
     else
       finish_carefully<base>(p, now, in_turn, state);
     if (in_turn && me == 0) this->correct(carry);
@@ -230,20 +100,32 @@ struct piece_sweep : piece_block<P> {
   }
 
  private:
-  /// A run of summaries on the board; warps take even parts of it.
+  /// A run of summaries on the board, and how warps share it out: evenly, `by` of them, the first of
+  /// which is `leader`. What each makes of its part is in total(buffer, its number).
   struct run_of {
     typename on_board::kind kind;
     index_t first;
-    int n;
-    index_t pieces;  // of one summary
-    __device__ int share(int warps) const { return (n + warps - 1) / warps; }
-    __device__ int from(int w, int warps) const { return min(n, w * share(warps)); }
-    __device__ int to(int w, int warps) const { return min(n, (w + 1) * share(warps)); }
+    int n, pieces;  // of one summary
+    int leader, by, buffer, share;
+    __device__ run_of(typename on_board::kind k, index_t from, int size, int span, int lead,
+                      int number_of, int to)
+        : kind(k), first(from), n(size), pieces(span), leader(lead), by(number_of), buffer(to) {
+      share = int(unsigned(n + by - 1) / unsigned(by));
+    }
+    __device__ bool has(int w) const { return w < by && w * share < n; }
+    __device__ int from(int w) const { return w * share; }
+    __device__ int to(int w) const { return min(n, (w + 1) * share); }
   };
 
   /// For the first warp: from the state that enters the scan to the one that enters this piece.
-  __device__ void look_back(carry_type& entry) {
+  __device__ __forceinline__ void look_back(carry_type& entry) {
+    constexpr int long_window_pieces = window_pieces * window_pieces;
+    const index_t long_window = number > 0 ? (number - 1) / long_window_pieces : index_t{0};
+    typename on_board::template early<carry_type> begun;
     if (me == 0) {
+      if (long_window > 0)
+        begun = all.template begin_to_read<carry_type>(on_board::long_entry, long_window - 1, group,
+                                                       lane);
       auto sum = own::start(total(0, 0));
       for (int w = 1; w < warps; ++w) own::append(p.op, sum, total(0, w));
       // The last piece, which waits for this one, may overwrite what was read.
@@ -251,86 +133,98 @@ struct piece_sweep : piece_block<P> {
       all.write(on_board::piece_summary, number, group, own::sum_of(sum), lane);
     }
     if (number == 0) return;
-    const index_t long_window = (number - 1) / (window_pieces * window_pieces);
-    const index_t first = long_window * window_pieces, windows = number / window_pieces;
-    const run_of runs[2] = {{on_board::window_summary, first, int(windows - first), window_pieces},
-                            {on_board::piece_summary, windows * window_pieces,
-                             int(number - windows * window_pieces), 1}};
-    for (int r = 0; r < 2; ++r) gather(runs[r], 1 + r);
+    // The first warp has its hands full if there are others to read.
+    const index_t windows = number / window_pieces, first = long_window * window_pieces;
+    const int readers = warps < 4 ? warps : warps - 1, leader = warps - readers;
+    const int half = readers > 1 ? readers / 2 : 1;
+    const run_of before(on_board::window_summary, first, int(windows - first), window_pieces,
+                        leader, half, 1);
+    const run_of own_window(on_board::piece_summary, windows * window_pieces,
+                            int(number % window_pieces), 1, readers > 1 ? leader + half : leader,
+                            readers > 1 ? readers - half : 1, 2);
+    gather(own_window);
+    if (number % window_pieces == window_pieces - 1) {
+      // Nobody's window waits for those before it.
+      __syncthreads();
+      if (me == 0) publish_window(own_window, windows);
+    }
+    gather(before);
     __syncthreads();
     if (me > 0) return;
 
-    if (number % window_pieces == window_pieces - 1) publish_window(runs[1], windows);
     if (long_window > 0)
-      entry = all.template read_one<carry_type>(on_board::long_entry, long_window - 1, group, lane);
-    follow(runs, entry);
-    if (number % (window_pieces * window_pieces) == 0)
-      all.write(on_board::long_entry, number / (window_pieces * window_pieces) - 1, group, entry,
-                lane);
+      entry = all.read_begun(begun, on_board::long_entry, long_window - 1, group, lane);
+    follow(before, own_window, entry);
+    if (number % long_window_pieces == 0)
+      all.write(on_board::long_entry, number / long_window_pieces - 1, group, entry, lane);
   }
 
   /// This warp's part of a run as one summary.
-  __device__ void gather(const run_of& run, int buffer) {
-    const int from = run.from(me, warps), to = run.to(me, warps);
-    if (from >= to) return;
-    constexpr int batch = 4;
+  __device__ __forceinline__ void gather(const run_of& run) {
+    const int w = me - run.leader;
+    if (w < 0 || !run.has(w)) return;
+    const int to = run.to(w);
+    constexpr int batch = note<summary>::quads == 1 ? 8 : 4;
     typename own::series sum;
-    for (int i = from; i < to; i += batch) {
+#pragma unroll 1
+    for (int i = run.from(w); i < to; i += batch) {
       summary s[batch];
-      all.read(s, run.kind, run.first + i, group, min(batch, to - i), lane);
+      all.read(s, run.kind, run.first + i, group, to - i, lane);
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         if (i + j >= to) continue;
-        if (i + j == from)
+        if (i + j == run.from(w))
           sum = own::start(s[j]);
         else
           own::append(p.op, sum, s[j]);
       }
     }
-    if (place == 0) total(buffer, me) = own::sum_of(sum);
+    if (place == 0) total(run.buffer, w) = own::sum_of(sum);
   }
 
   /// This piece is the last of its window.
   __device__ void publish_window(const run_of& before, index_t windows) {
     auto sum = own::start(own::none(p.op));
-    for (int w = 0; w < warps; ++w)
-      if (before.from(w, warps) < before.to(w, warps)) own::append(p.op, sum, total(2, w));
+    for (int w = 0; before.has(w); ++w) own::append(p.op, sum, total(before.buffer, w));
     for (int w = 0; w < warps; ++w) own::append(p.op, sum, total(0, w));
     all.write(on_board::window_summary, windows, group, own::sum_of(sum), lane);
   }
 
   /// From the state that enters the long window to the one behind the runs.
-  __device__ void follow(const run_of (&runs)[2], carry_type& state) {
+  __device__ __forceinline__ void follow(const run_of& windows, const run_of& pieces,
+                                         carry_type& state) {
     const carry_type begin = state;
     auto running = own::begin(state);
     bool fits = true;
-    for (int r = 0; r < 2; ++r)
-      for (int w = 0; w < warps; ++w) {
-        if (runs[r].from(w, warps) >= runs[r].to(w, warps)) break;
-        const summary s = total(1 + r, w);
+    const auto along = [&](const run_of& run) {
+#pragma unroll 1
+      for (int w = 0; run.has(w); ++w) {
+        const summary s = total(run.buffer, w);
         fits = fits && (!live || own::may_apply(s, own::end(running)));
         own::follow(p.op, s, running);
       }
+    };
+    along(windows);
+    along(pieces);
     state = own::end(running);
-    if (!__all_sync(all_lanes, fits)) state = follow_carefully(runs, begin, state, fits);
+    if (__all_sync(all_lanes, fits)) return;
+    auto slowly = begin;
+    follow_carefully(windows, slowly);
+    follow_carefully(pieces, slowly);
+    if (!fits) state = slowly;
   }
   /// Where a summary may not be applied, from the state behind its last piece.
-  __device__ carry_type follow_carefully(const run_of (&runs)[2], carry_type state,
-                                         const carry_type& easy, bool fits) {
-    for (int r = 0; r < 2; ++r)
-      for (int w = 0; w < warps; ++w) {
-        const int to = runs[r].to(w, warps);
-        if (runs[r].from(w, warps) >= to) break;
-        const summary s = total(1 + r, w);
-        const bool apply = !live || own::may_apply(s, state);
-        const auto behind = all.template read_one<carry_type>(
-            on_board::state_behind, (runs[r].first + to) * runs[r].pieces - 1, group, lane);
-        if (apply)
-          own::apply(p.op, s, state);
-        else
-          state = behind;
-      }
-    return fits ? easy : state;
+  __device__ void follow_carefully(const run_of& run, carry_type& state) {
+    for (int w = 0; run.has(w); ++w) {
+      const summary s = total(run.buffer, w);
+      const bool apply = !live || own::may_apply(s, state);
+      const auto behind = all.template read_one<carry_type>(
+          on_board::state_behind, (run.first + run.to(w)) * run.pieces - 1, group, lane);
+      if (apply)
+        own::apply(p.op, s, state);
+      else
+        state = behind;
+    }
   }
 };
 

@@ -39,13 +39,14 @@ __device__ __forceinline__ S from_lane(const S& v, int lane) {
 template <class T, int R>
 struct tile_of {
   static constexpr int v = pack_size<T>, vectors = R / v, size = warp * R;
-  static_assert(R == v || R == 2 * v || R == 4 * v);
+  static_assert(vectors >= 1 && (vectors & (vectors - 1)) == 0);
 
   /// Where a step of a lane is. In time order a lane's steps lie together, with their vectors in an
   /// order in which the same vector of eight lanes is in different banks.
   static __device__ __forceinline__ int at(access how, int lane, int step) {
     if (how != access::times) return step * warp + lane;
-    return lane * R + ((step / v) ^ (lane * vectors / 8 % vectors)) * v + step % v;
+    constexpr int n = vectors < 8 ? vectors : 8;
+    return lane * R + ((step / v) ^ (lane * n / 8 % n)) * v + step % v;
   }
 
   /// Between memory and a tile a lane moves `vectors` vectors of 16 bytes: where the first of them is
@@ -54,6 +55,11 @@ struct tile_of {
   static __device__ __forceinline__ int mine(access how, int lane) {
     if (how == access::times) return at(how, lane / vectors, lane % vectors * v);
     return lane / (warp / v) * warp + lane % (warp / v) * v;
+  }
+  /// The same for any of them, also where they are not evenly apart: many in time order.
+  static __device__ __forceinline__ int mine(access how, int lane, int i) {
+    if (vectors < 8 || how != access::times) return mine(how, lane) + i * apart;
+    return at(how, owner(how, lane, i), lane % vectors * v);
   }
   /// The lane to which vector i belongs, with its neighbours if it is one step of theirs; and where
   /// the vector is in memory, from that lane's first step.
@@ -70,37 +76,99 @@ struct tile_of {
     if (s.how != access::channels) return from;
     return from_lane(from, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
   }
-  /// Starts fetching, from `first_of`; bit i of `lanes` says that lane i exists.
+  /// Of a vector's owner in time order, its first step, from this lane's own. Lanes of one recurrence
+  /// (`one`) are evenly apart.
+  template <class Pointer>
+  struct owners {
+    Pointer own, first = nullptr;
+    index_t apart_in_memory = 0;
+    bool one;
+    __device__ __forceinline__ owners(Pointer q, bool of_one) : own(q), one(of_one && vectors > 1) {
+      if (one) first = from_lane(q, 0), apart_in_memory = from_lane(q, 1) - first;
+    }
+    __device__ __forceinline__ Pointer vector(int lane, int i) const {
+      if (vectors == 1) return own;
+      const int whose = owner(access::times, lane, i);
+      const Pointer q = one ? first + whose * apart_in_memory : from_lane(own, whose);
+      return q + offset(access::times, lane, i, 1);
+    }
+  };
+
+  /// Starts fetching one of `Parts` parts of a tile, from `first_of`; bit i of `lanes` says that lane i
+  /// exists. A part has some steps of every lane; in time order, all steps of some lanes.
+  template <int Parts = 1>
   static __device__ __forceinline__ void fetch(T* tile, const stream<const T>& s, const T* from,
-                                               unsigned lanes, int lane) {
-    T* const to = tile + mine(s.how, lane);
+                                               unsigned lanes, int lane, bool one = false,
+                                               int part = 0) {
+    constexpr int n = vectors / Parts;
+    static_assert(n > 0);
+    const int first = part * n;
     if (s.how == access::channels) {
+      T* const to = tile + mine(s.how, lane, first);
+      from += first * v * s.time;
       if (lanes >> owner(s.how, lane, 0) & 1) {
 #pragma unroll
-        for (int i = 0; i < vectors; ++i)
+        for (int i = 0; i < n; ++i)
           __pipeline_memcpy_async(to + i * apart, from + i * v * s.time, 16);
       }
     } else if (s.how == access::times) {
+      const owners<const T*> whose(from, one);
 #pragma unroll
-      for (int i = 0; i < vectors; ++i) {
-        const int from_whom = owner(s.how, lane, i);
-        const T* const q =
-            vectors == 1 ? from : from_lane(from, from_whom) + offset(s.how, lane, i, s.time);
-        if (lanes >> from_whom & 1) __pipeline_memcpy_async(to + i * apart, q, 16);
+      for (int j = 0; j < n; ++j) {
+        const T* const q = whose.vector(lane, first + j);
+        if (one || (lanes >> owner(s.how, lane, first + j) & 1))
+          __pipeline_memcpy_async(tile + mine(s.how, lane, first + j), q, 16);
       }
     } else {
-      fetch_elements(tile, from, s.time, lane);
+      fetch_elements<R / Parts>(tile + first * v * warp, from + first * v * s.time, s.time, lane);
     }
   }
+  template <int N = R>
   static __device__ __forceinline__ void fetch_elements(T* tile, const T* from, index_t time,
                                                         int lane) {
 #pragma unroll
-    for (int i = 0; i < R; ++i, from += time) {
+    for (int i = 0; i < N; ++i, from += time) {
       if constexpr (sizeof(T) >= 4)
         __pipeline_memcpy_async(tile + i * warp + lane, from, sizeof(T));
       else
         tile[i * warp + lane] = *from;
     }
+  }
+
+  /// Stores what lanes wrote into a tile, all of whose lanes exist; `to` is this lane's first step.
+  static __device__ __forceinline__ void store(const T* tile, const stream<T>& s, T* to, int lane,
+                                               bool one) {
+    constexpr int n = vectors < 4 ? vectors : 4;
+    const auto from = [&](int i) { return tile + mine(s.how, lane, i); };
+    if (s.how == access::channels) {
+      to = from_lane(to, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
+#pragma unroll 1
+      for (int i = 0; i < vectors; i += n, to += n * v * s.time)
+        store_vectors<n>([&](int j) { return to + j * v * s.time; },
+                         [&](int j) { return from(i + j); }, [](int) { return true; });
+    } else {
+      const owners<T*> whose(to, one);
+#pragma unroll 1
+      for (int i = 0; i < vectors; i += n)
+        store_vectors<n>([&](int j) { return whose.vector(lane, i + j); },
+                         [&](int j) { return from(i + j); }, [](int) { return true; });
+    }
+  }
+  /// N vectors of 16 bytes, those that `there` says, to global memory. All are read before one is
+  /// written: of a pointer that was shuffled the compiler does not know that it cannot be to the tile.
+  template <int N, class To, class From, class There>
+  static __device__ __forceinline__ void store_vectors(const To& to, const From& from,
+                                                       const There& there) {
+    uint4 x[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = *reinterpret_cast<const uint4*>(from(i));
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (there(i))
+        asm volatile(
+            "st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to(i))),
+            "r"(x[i].x), "r"(x[i].y), "r"(x[i].z), "r"(x[i].w)
+            : "memory");
   }
 
   /// N of a lane's steps, from step `first`, which is a multiple of N and of v.

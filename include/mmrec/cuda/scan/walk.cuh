@@ -18,7 +18,7 @@ __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& no
                                            typename lane_sweep<P>::carry_type& carry) {
   const walking_block<P> b(p, now.group);
   constexpr int depth = stages;
-  const index_t step = b.ahead(b.warps * b.deep);
+  const index_t step = b.ahead(1);
   index_t start = b.start_of(now), fetching = left;
   auto here = b.cursor_at(start), there = here;
   const auto fetch = [&](int slot) {
@@ -40,15 +40,14 @@ __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& no
     start += step;
     const auto outside_here = outside;
     if (left > 1) outside = b.look_outside(next, start);
-    b.summarize(here, slot, outside_here, [](int) {});
+    b.summarize(here, b.slot(slot), outside_here, [](int) {});
     __syncthreads();
     auto behind = carry;
     if (b.me == 0) b.share(behind);
     __syncthreads();
     if (b.slowly()) break;
     carry = behind;
-    auto state = b.entries[b.me * warp + b.column];
-    b.finish(here, slot, outside_here, state);
+    b.finish(here, b.slot(slot), outside_here, b.entries[b.me * warp + b.column]);
     here = next;
     --left;
     ++now.number;

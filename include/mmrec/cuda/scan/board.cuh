@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the blocks that have pieces of time tell one another what they know, in global memory:
+//
+//   summary of piece n        as soon as its inputs have arrived
+//   summary of a window       16 pieces
+//   entry of a long window    16 windows: the state that enters it
+//   state behind piece n      as soon as it is known
+//
+// A value is written and read 16 bytes at once. It takes 12 to 24 bytes of the cache per lane.
+#pragma once
+
+#include <mmrec/cuda/scan/tile.cuh>
+#include <mmrec/scan_summaries.hpp>
+
+namespace mmrec::cuda::detail {
+
+inline constexpr index_t window_pieces = 16;  // and windows of a long one
+
+/// How a value is written down: 16 bytes at once, with a last word that is never 0, so that whoever
+/// reads them knows that they are there, and no order of memory accesses is relied on.
+template <class S>
+struct note {
+  static constexpr int n = static_cast<int>(sizeof(S) / 4), quads = (n + 2) / 3;
+  using words_type = std::array<std::uint32_t, n>;
+  static __device__ __forceinline__ void write(const S& v, uint4 (&to)[quads]) {
+    const auto w = std::bit_cast<words_type>(v);
+#pragma unroll
+    for (int i = 0; i < quads; ++i)
+      to[i] = {w[3 * i], 3 * i + 1 < n ? w[(3 * i + 1) % n] : 0,
+               3 * i + 2 < n ? w[(3 * i + 2) % n] : 0, 1};
+  }
+  static __device__ __forceinline__ S read(const uint4 (&from)[quads]) {
+    words_type w;
+#pragma unroll
+    for (int i = 0; i < n; ++i)
+      w[i] = i % 3 == 0 ? from[i / 3].x : i % 3 == 1 ? from[i / 3].y : from[i / 3].z;
+    return std::bit_cast<S>(w);
+  }
+};
+/// The reaches, of which the first is at least 1, in 16 bits each, rounded up.
+template <>
+struct note<scan_ops::affine<float>> {
+  static constexpr int quads = 1;
+  static __device__ __forceinline__ std::uint32_t up(float x) {
+    if (!(x < 0x1p126F)) return 0x7f80;  // infinity
+    return x == 0 ? 0 : (__float_as_uint(x) >> 16) + 1;
+  }
+  static __device__ __forceinline__ void write(const scan_ops::affine<float>& v, uint4 (&to)[1]) {
+    const auto a = std::bit_cast<std::array<std::uint32_t, 2>>(v.a);
+    to[0] = {a[0], a[1], __float_as_uint(v.b), up(v.reach_a) << 16 | up(v.reach_b)};
+  }
+  static __device__ __forceinline__ scan_ops::affine<float> read(const uint4 (&from)[1]) {
+    const uint4& q = from[0];
+    return {std::bit_cast<double>(std::array<std::uint32_t, 2>{q.x, q.y}), __uint_as_float(q.z),
+            __uint_as_float(q.w & 0xffff0000u), __uint_as_float(q.w << 16)};
+  }
+};
+
+/// Notes of all lanes of a warp, which start as 0.
+template <class Summary, class Carry>
+struct board {
+  enum kind { piece_summary, window_summary, long_entry, state_behind, kinds };
+
+  uint4* at;
+  index_t pieces, groups;
+  int across;  // of a note, a value for each recurrence
+
+  static __host__ __device__ index_t count(kind k, index_t pieces) {
+    return k == window_summary ? pieces / window_pieces
+           : k == long_entry   ? pieces / (window_pieces * window_pieces)
+                               : pieces;
+  }
+  __host__ __device__ index_t size(kind k) const {
+    return across *
+           (k == piece_summary || k == window_summary ? note<Summary>::quads : note<Carry>::quads);
+  }
+  /// Where the notes of a kind begin; of `kinds`, the size of the board.
+  __host__ __device__ index_t first(kind k) const {
+    index_t n = 0;
+    for (int j = 0; j < k; ++j) n += count(kind(j), pieces) * groups * size(kind(j));
+    return n;
+  }
+  __device__ uint4* place(kind k, index_t number, index_t group, int lane) const {
+    return at + first(k) + (number * groups + group) * size(k) + lane;
+  }
+
+  // All lanes of a warp call what follows; those that are first in time write and read.
+  template <class S>
+  __device__ void write(kind k, index_t number, index_t group, const S& v, int lane) const {
+    if (lane >= across) return;
+    uint4 quad[note<S>::quads];
+    note<S>::write(v, quad);
+    uint4* const to = place(k, number, group, lane);
+#pragma unroll
+    for (int i = 0; i < note<S>::quads; ++i) store(to + i * across, quad[i]);
+  }
+  /// A value that may not be there yet.
+  template <class S>
+  struct early {
+    uint4 quad[note<S>::quads] = {};
+  };
+  template <class S>
+  __device__ __forceinline__ early<S> begin_to_read(kind k, index_t number, index_t group,
+                                                    int lane) const {
+    early<S> e;
+#pragma unroll
+    for (int i = 0; i < note<S>::quads; ++i)
+      e.quad[i] =
+          lane < across ? load(place(k, number, group, lane) + i * across) : uint4{0, 0, 0, 1};
+    return e;
+  }
+  template <class S>
+  static __device__ __forceinline__ bool there(const early<S>& e) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < note<S>::quads; ++i) all = all && e.quad[i].w != 0;
+    return all;
+  }
+  /// Waits for n values, at most N, that are neighbours in time. What is not there yet is looked for
+  /// quietly, at the one that comes last, lest those who wait keep the others from writing.
+  template <class S, int N>
+  __device__ __forceinline__ void read(S (&to)[N], kind k, index_t number, index_t group, int n,
+                                       int lane) const {
+    early<S> e[N];
+    if (n > N) n = N;
+    for (;;) {
+#pragma unroll
+      for (int j = 0; j < N; ++j)
+        if (j < n) e[j] = begin_to_read<S>(k, number + j, group, lane);
+      bool all = true;
+#pragma unroll
+      for (int j = 0; j < N; ++j) all = all && (j >= n || there(e[j]));
+      if (__all_sync(all_lanes, all)) break;
+      while (load(place(k, number + n - 1, group, 0)).w == 0) __nanosleep(20);
+    }
+#pragma unroll
+    for (int j = 0; j < N; ++j) to[j] = note<S>::read(e[j].quad);
+  }
+  /// For all lanes of a recurrence, from what was begun.
+  template <class S>
+  __device__ S read_begun(const early<S>& e, kind k, index_t number, index_t group,
+                          int lane) const {
+    S v[1] = {note<S>::read(e.quad)};
+    if (!__all_sync(all_lanes, there(e))) read(v, k, number, group, 1, lane);
+    return across < warp ? from_lane(v[0], lane % across) : v[0];
+  }
+  template <class S>
+  __device__ S read_one(kind k, index_t number, index_t group, int lane) const {
+    return read_begun(begin_to_read<S>(k, number, group, lane), k, number, group, lane);
+  }
+
+ private:
+  // Single accesses of 16 bytes, seen by the whole device.
+  static __device__ __forceinline__ void store(uint4* to, const uint4& v) {
+    asm volatile(
+        "{.reg .b64 l, h; .reg .b128 q;\n"
+        "mov.b64 l, {%1, %2}; mov.b64 h, {%3, %4}; mov.b128 q, {l, h};\n"
+        "st.relaxed.gpu.global.b128 [%0], q;}" ::"l"(to),
+        "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+        : "memory");
+  }
+  static __device__ __forceinline__ uint4 load(const uint4* from) {
+    uint4 v;
+    asm volatile(
+        "{.reg .b64 l, h; .reg .b128 q;\n"
+        "ld.relaxed.gpu.global.b128 q, [%4];\n"
+        "mov.b128 {l, h}, q; mov.b64 {%0, %1}, l; mov.b64 {%2, %3}, h;}"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(from)
+        : "memory");
+    return v;
+  }
+};
+
+}  // namespace mmrec::cuda::detail
