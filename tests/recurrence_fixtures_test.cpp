@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/compiled_solvers.hpp"
 #include "support/fixtures.hpp"
 #include "support/module_fixtures.hpp"
 #include "support/runs.hpp"

@@ -230,19 +230,15 @@ TEST_CASE("scan gradients: an initial state of 0", "[gradients][scan]") {
 
 namespace {
 
-// The operators' gradients as users would write them.
-struct largest_partials {
+// Gradients of the largest value and of the last that is not 0, as users would write them. Which, is
+// known at run time, so that one set of kernels serves both.
+struct own_partials {
+  bool largest;
   template <class V>
   MMREC_HD std::array<V, 2> operator()(const V& a, const V& b) const {
     const V one = math::constant<V>(1), zero = math::constant<V>(0);
-    return {math::select(a >= b, one, zero), math::select(a >= b, zero, one)};
-  }
-};
-struct last_not_zero_partials {
-  template <class V>
-  MMREC_HD std::array<V, 2> operator()(const V&, const V& b) const {
-    const V one = math::constant<V>(1), zero = math::constant<V>(0);
-    return {math::select(b == zero, one, zero), math::select(b == zero, zero, one)};
+    const auto takes_old = largest ? a >= b : b == zero;
+    return {math::select(takes_old, one, zero), math::select(takes_old, zero, one)};
   }
 };
 
@@ -252,8 +248,7 @@ TEMPLATE_TEST_CASE("scan gradients: operators of one's own", "[gradients][scan]"
                    Eigen::half, Eigen::bfloat16) {
   using T = TestType;
   using State = accumulator_t<T>;
-  const largest_partials largest;
-  const last_not_zero_partials last;
+  const own_partials largest{true}, last{false};
   on_both_backends([&](const auto& backend) {
     for (const bool exclusive : {false, true})
       for (const layout kind : {layout::channel_last, layout::time_last}) {

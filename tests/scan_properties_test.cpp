@@ -19,17 +19,13 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double nan_value = std::numeric_limits<double>::quiet_NaN();
 
-struct largest_of {
+// The largest value; or, with identity 0, the last that is not 0, which is associative and not
+// commutative. Which, is known at run time, so that one set of kernels serves both.
+struct own_operator {
+  bool is_largest;
   template <class V>
   MMREC_HD V operator()(const V& a, const V& b) const {
-    return math::maximum(a, b);
-  }
-};
-// Associative, with identity 0, and not commutative: the last value that is not 0.
-struct last_not_zero {
-  template <class V>
-  MMREC_HD V operator()(const V& a, const V& b) const {
-    return math::select(b == math::constant<V>(0), a, b);
+    return is_largest ? math::maximum(a, b) : math::select(b == math::constant<V>(0), a, b);
   }
 };
 
@@ -328,8 +324,7 @@ TEMPLATE_TEST_CASE("scan: inclusive_scan with an operator of one's own", "[compo
                    float, double, Eigen::half) {
   using T = TestType;
   using State = accumulator_t<T>;
-  const largest_of largest;
-  const last_not_zero last;
+  const own_operator largest{true}, last{false};
   on_both_backends([&](const auto& backend) {
     for (const index_t channels : ragged_channels<T>())
       for (const layout kind : {layout::channel_last, layout::time_last, layout::time_reversed})

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 namespace mmrec {
 
@@ -20,6 +21,15 @@ inline std::string to_string(std::span<const index_t> extents) {
 }
 
 namespace detail {
+
+/// Sorts a few axes. Every file that checks an argument would compile all that std::sort has for
+/// long ranges.
+template <class Axis, class Less>
+void sort_few(std::span<Axis> axes, const Less& less) {
+  for (std::size_t i = 1; i < axes.size(); ++i)
+    for (std::size_t j = i; j > 0 && less(axes[j], axes[j - 1]); --j)
+      std::swap(axes[j], axes[j - 1]);
+}
 
 /// A view of any type and rank: the checks are compiled once.
 struct any_view {
@@ -77,7 +87,7 @@ inline void check_distinct(const char* function, const char* argument, const det
     axes[i] = {v.extents[i] == 1 ? 0 : s < 0 ? -s : s, v.extents[i]};
   }
   const std::span used(axes.data(), rank);
-  std::sort(used.begin(), used.end());
+  detail::sort_few(used, [](const auto& x, const auto& y) { return x < y; });
   index_t reach = 0;
   for (const auto& [stride, extent] : used) {
     if (extent > 1 && stride <= reach)
@@ -166,8 +176,7 @@ inline bool may_overlap(const detail::any_view& a, const detail::any_view& b) {
     else
       all[rank + i] = {stride, 1, b.extents[i]};
   }
-  std::sort(all.begin(), all.end(),
-            [](const auto& x, const auto& y) { return x.stride > y.stride; });
+  detail::sort_few(all, [](const auto& x, const auto& y) { return x.stride > y.stride; });
   return detail::meets(rb.first - ra.first, all, std::max(a.element, b.element));
 }
 

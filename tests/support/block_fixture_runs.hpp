@@ -10,6 +10,7 @@
 
 #include "block_fixtures.hpp"
 #include "catch.hpp"
+#include "compiled_passes.hpp"
 #include "fixtures.hpp"
 #include "module_fixtures.hpp"
 

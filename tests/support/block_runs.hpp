@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "compiled_passes.hpp"
 #include "numeric.hpp"
 
 namespace mmrec::testing {

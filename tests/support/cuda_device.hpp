@@ -41,8 +41,8 @@ struct device {
 /// The steps are taken in the order of the definition, so that chunks give the bits of one call.
 inline bool keeps_order(const device& d) { return d.how == regime::march; }
 
-/// Defined for the library's own operators in tests/cuda/sweeps_*.cu, so that their kernels are
-/// compiled once; cuda_sweep.hpp has the definition for other operators.
+/// Compiled once for the library's own operators (tests/cuda/CMakeLists.txt); cuda_sweep.hpp has the
+/// definition for other operators.
 template <class Op, element T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
 void sweep(const device& on, const Op& op, const sweep_args<T, State, NI, NO, NS>& args);
 

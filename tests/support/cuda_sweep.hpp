@@ -2,6 +2,8 @@
 // Runs a sweep on the device, by the kernels that are asked for, and waits for it.
 #pragma once
 
+#include <Eigen/Core>
+
 #include "cuda_device.hpp"
 
 namespace mmrec::testing {
@@ -29,7 +31,8 @@ void sweep(const device& on, const Op& op, const sweep_args<T, State, NI, NO, NS
   cuda::check(args.function, "cudaStreamSynchronize", cudaStreamSynchronize(cuda::stream_of(gpu)));
 }
 
-/// Takes the address of every sweep of the library's operators on one element type.
+/// Takes the address of every sweep of the library's operators on one element type. Whoever
+/// instantiates a member compiles them (CMakeLists.txt of tests/cuda).
 template <class T, class State>
 struct all_sweeps {
   template <class Op, std::size_t NO, std::size_t NS>

@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "compiled_passes.hpp"
 #include "numeric.hpp"
 
 namespace mmrec::testing {

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "compiled_solvers.hpp"
 #include "numeric.hpp"
 
 namespace mmrec::testing {
