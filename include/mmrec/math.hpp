@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 namespace mmrec::math {
 
@@ -40,6 +41,17 @@ struct elementary {
   }
   static MMREC_HD_INLINE V sigmoid(const V& v) {
     const V e = exp(v > V(40) ? V(40) : v);  // 1 from there on
+#if defined(__CUDA_ARCH__)
+    // The quotient as nvcc computes it, without its branch for what is out of range.
+    if constexpr (std::is_same_v<V, float>) {
+      const V below = V(1) + e;
+      V r;
+      asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(below));
+      r = fmaf(fmaf(-below, r, V(1)), r, r);
+      const V q = e * r;
+      return fmaf(fmaf(-below, q, e), r, q);
+    }
+#endif
     return e / (V(1) + e);
   }
   static MMREC_HD_INLINE value_and_slope<V> sigmoid_and_slope(const V& v) {

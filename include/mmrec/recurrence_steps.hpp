@@ -76,8 +76,11 @@ struct gate_step {
   V s, m, h;
   MMREC_HD gate_step(const V& u_block, const V& u_mix, bool mix_gate, const V& z, const V& gamma,
                      const V& p, const V& mix)
-      : s(math::sigmoid(u_block)),
-        m(mix_gate ? math::sigmoid(u_mix) : math::constant<V>(1)),
+      : gate_step(math::sigmoid(u_block), mix_gate ? math::sigmoid(u_mix) : math::constant<V>(1), z,
+                  gamma, p, mix) {}
+  MMREC_HD gate_step(const V& s_, const V& m_, const V& z, const V& gamma, const V& p, const V& mix)
+      : s(s_),
+        m(m_),
         h(z * (s + mix * m) + p * (gamma + mix * (gamma + math::constant<V>(1) - m))) {}
 };
 

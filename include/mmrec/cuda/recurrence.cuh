@@ -9,10 +9,11 @@
 // and of z). Nothing waits for the device, and all of it can be captured.
 //
 // Scratch, in elements of the arithmetic type: forward 2 tokens x D, adjoint 5 tokens x D (with the
-// mix gate), plus copies of what products cannot read as it lies. The bits are the same in every run.
+// mix gate), plus copies of what products cannot read as it lies, and the two parts of a few tokens
+// and of the weights (linear/split_product.cuh). The bits are the same in every run.
 #pragma once
 
-#include <mmrec/cuda/linear/product.cuh>
+#include <mmrec/cuda/linear/split_product.cuh>
 #include <mmrec/cuda/recurrence/gradients.cuh>
 #include <mmrec/cuda/recurrence/sweeps.cuh>
 #include <mmrec/cuda/recurrence/walk.cuh>
@@ -25,11 +26,11 @@
 namespace mmrec {
 namespace cuda {
 
-/// The rule behind solver::automatic, in microseconds as an H200 took them in float
-/// (bench/results/gpu/recurrence.md).
+/// The rule behind solver::automatic, in microseconds as they were measured in float: the walk's on
+/// an H100, the sweeps' on an H200.
 struct recurrence_tuning {
-  double step = 1.7;                ///< of the walk: one exchange, and the block's own latencies
-  double step_per_megaflop = 0.06;  ///< of a step's products
+  double step = 1.3;                 ///< of the walk: one exchange, and the block's own latencies
+  double step_per_megaflop = 0.028;  ///< of a step's products
   double sweeps = 10, sweep = 55;  ///< how many a contracting system takes; what one costs a window
   double sweep_per_megaflop = 0.09;
 
@@ -94,9 +95,9 @@ void mix_of_tokens(const backend::cuda& on, const char* function, const view<con
   };
   view<const S, 2> all;
   if (one_matrix(z, all))
-    return multiply(on, function, all, weights.permuted({1, 0}), to(0, all.extent(0)), false);
+    return multiply_split(on, function, all, weights.permuted({1, 0}), to(0, all.extent(0)));
   for (index_t b = 0; b < z.extent(0); ++b)
-    multiply(on, function, z.select(0, b), weights.permuted({1, 0}), to(b, time), false);
+    multiply_split(on, function, z.select(0, b), weights.permuted({1, 0}), to(b, time));
 }
 
 /// Where the device writes what it did, and what is known before.

@@ -58,37 +58,30 @@ __device__ __forceinline__ void send(double* p, double v) {
   asm volatile("st.relaxed.gpu.global.f64 [%0], %1;" : : "l"(p), "d"(sendable(v)) : "memory");
 }
 
-/// Packs of one row of the vector, on their way: of[k] is the pack q + k Stride, or zero from `end`
-/// on.
-template <class Acc, int Count, int Stride>
+/// Packs of one row of the vector, on their way; of[k] is zero from the pack `count` on.
+template <class Acc, int Count>
 struct incoming {
   pack<Acc> of[Count];
 
-  /// `from`: the lane's row; null where there is none.
-  __device__ __forceinline__ void request(const Acc* from, index_t q, index_t end) {
+  /// N of them, from the pack `first` on. `from`: the lane's first pack.
+  template <int N = Count>
+  __device__ __forceinline__ void request(const Acc* from, int count, int first = 0) {
 #pragma unroll
-    for (int k = 0; k < Count; ++k) {
+    for (int k = first; k < first + N; ++k) {
       of[k] = {};
-      if (from && q + k * Stride < end)
-        of[k] = receive(from + (q + k * Stride) * fragment_depth<Acc>);
+      if (k < count) of[k] = receive(from + k * fragment_depth<Acc>);
     }
   }
-  /// Until all are there. Calm: where a whole device would read a long vector again and again, the
-  /// last pack is waited for alone, because all that reading delays the words on their way.
-  template <bool Calm>
-  __device__ __forceinline__ void wait(const Acc* from, index_t q) {
-    const auto ask = [&](int k) { of[k] = receive(from + (q + k * Stride) * fragment_depth<Acc>); };
+  /// Until all are there.
+  __device__ __forceinline__ void wait(const Acc* from) {
     for (;;) {
       bool ready = true;
 #pragma unroll
       for (int k = 0; k < Count; ++k) ready = ready && written(of[k]);
       if (!__any_sync(all_lanes, !ready)) return;
-      if (ready) continue;
-      if constexpr (Calm)
-        while (!written(of[Count - 1])) ask(Count - 1);
 #pragma unroll
       for (int k = 0; k < Count; ++k)
-        if (!written(of[k])) ask(k);
+        if (!written(of[k])) of[k] = receive(from + k * fragment_depth<Acc>);
     }
   }
 };
@@ -118,11 +111,6 @@ __device__ __forceinline__ void cluster_barrier() {
                : "memory");
 }
 
-/// Two warps of a block.
-__device__ __forceinline__ void pair_barrier(int pair) {
-  asm volatile("bar.sync %0, %1;" : : "r"(pair + 1), "n"(2 * warp) : "memory");
-}
-
 /// Counts the warps that arrive here, or the bytes that a cluster's blocks store; then one thread says
 /// how many a phase has.
 struct arrivals {
@@ -141,31 +129,63 @@ struct arrivals {
                  : "r"(address_of(&barrier))
                  : "memory");
   }
+  /// In the cluster's block `rank`. Relaxed: a release would wait for all stores on their way to L2,
+  /// and nothing that was written is handed over here. (The PTX of nvcc 12.6 has only a release.)
+  __device__ void arrive_in(int rank) {
+#if __CUDACC_VER_MAJOR__ > 12 || __CUDACC_VER_MINOR__ >= 8
+    asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];"
+#else
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];"
+#endif
+                 :
+                 : "r"(address_in(address_of(&barrier), rank))
+                 : "memory");
+  }
   __device__ void expect(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                  :
                  : "r"(address_of(&barrier)), "r"(bytes)
                  : "memory");
   }
-  /// Until the phase of this parity has ended.
+  /// Until the phase of this parity has ended. Shared: others than this block's threads took part.
+  template <bool Shared>
   __device__ void wait(unsigned parity) {
     unsigned done;
     do {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
       asm volatile(
           "{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-#else
-      asm volatile(
-          "{\n.reg .pred p;\n"
-          "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-#endif
           "selp.u32 %0, 1, 0, p;\n}"
           : "=r"(done)
           : "r"(address_of(&barrier)), "r"(parity)
           : "memory");
+#else
+      if constexpr (Shared)
+        asm volatile(
+            "{\n.reg .pred p;\n"
+            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, p;\n}"
+            : "=r"(done)
+            : "r"(address_of(&barrier)), "r"(parity)
+            : "memory");
+      else
+        asm volatile(
+            "{\n.reg .pred p;\n"
+            "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, p;\n}"
+            : "=r"(done)
+            : "r"(address_of(&barrier)), "r"(parity)
+            : "memory");
+#endif
     } while (!done);
   }
 };
+/// For so many of the multiprocessor's clocks.
+__device__ __forceinline__ void pause(unsigned clocks) {
+  const auto now = [] { return static_cast<unsigned>(clock64()); };
+  for (const unsigned begun = now(); now() - begun < clocks;) {
+  }
+}
 /// Stores two neighbours at `to` and counts them at `counter`, both in one block of the cluster.
 __device__ __forceinline__ void store_pair(shared_address to, shared_address counter, float a,
                                            float b) {

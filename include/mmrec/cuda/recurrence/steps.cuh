@@ -101,28 +101,39 @@ struct forward_steps {
   struct ahead {
     S z, gamma, block_bias, mix_bias;
     Acc mixed;
+    Acc* state;  // where results go
+    S *h, *gates;
   };
   __device__ ahead look_ahead(index_t b, index_t j, index_t i, const step_range& range) const {
     const index_t t = range.from + i;
     const bool mixes = r.gates == 2;
-    return {r.z(b, t, j), r.gamma(b, t, j), r.block_bias(j), mixes ? r.mix_bias(j) : S{},
-            mixes ? mixed[(b * r.time + t) * r.d + j] : Acc(0)};
+    return {r.z(b, t, j),
+            r.gamma(b, t, j),
+            r.block_bias(j),
+            mixes ? r.mix_bias(j) : S{},
+            mixes ? mixed[(b * r.time + t) * r.d + j] : Acc(0),
+            state_before(b, t + 1) + j,
+            &h(b, t, j),
+            gates ? &gates(b, t, j) : nullptr};
   }
   /// The unit's own state, which it keeps from step to step.
   __device__ Acc begin(index_t b, index_t j, const step_range& range) const {
     return state_before(b, range.from)[j];
   }
-  __device__ Acc finish(index_t b, index_t j, index_t i, const step_range& range, const ahead& in,
-                        Acc p, Acc block_sum, Acc mix_sum) const {
-    const index_t t = range.from + i;
-    const mmrec::detail::gate_step<Acc> step(
-        block_sum + widen<Acc>(in.block_bias), mix_sum + (in.mixed + widen<Acc>(in.mix_bias)),
-        r.gates == 2, widen<Acc>(in.z), widen<Acc>(in.gamma), p, r.mix_factor);
-    send(state_before(b, t + 1) + j, step.h);
-    h(b, t, j) = narrow<S>(step.h);
-    if (gates) {
-      gates(b, t, j) = narrow<S>(step.s);
-      gates(b, t, r.d + j) = narrow<S>(step.m);
+  /// Of the round that `in` was asked for; the new value. One of the threads that know it tells the
+  /// others, which everyone waits for, and writes the results.
+  __device__ Acc finish(const ahead& in, Acc p, Acc block_sum, Acc mix_sum, bool tell) const {
+    // Both at once: whether there is a mix gate is asked afterwards.
+    const Acc s = math::sigmoid(block_sum + widen<Acc>(in.block_bias)),
+              m = math::sigmoid(mix_sum + (in.mixed + widen<Acc>(in.mix_bias)));
+    const mmrec::detail::gate_step<Acc> step(s, r.gates == 2 ? m : Acc(1), widen<Acc>(in.z),
+                                             widen<Acc>(in.gamma), p, r.mix_factor);
+    if (!tell) return step.h;
+    send(in.state, step.h);
+    *in.h = narrow<S>(step.h);
+    if (in.gates) {
+      *in.gates = narrow<S>(step.s);
+      in.gates[r.d * gates.stride(2)] = narrow<S>(step.m);
     }
     return step.h;
   }
@@ -176,30 +187,32 @@ struct adjoint_steps {
   struct ahead {
     S g, z, gamma, s, m;
     Acc p;
+    Acc *a, *e;  // where results go; none: the carry
   };
   __device__ ahead look_ahead(index_t b, index_t j, index_t i, const step_range& range) const {
     const index_t t = range.to - 1 - i;
-    if (t < range.from) return {};
-    return {g(b, t, j),     r.z(b, t, j),         r.gamma(b, t, j),
-            gates(b, t, j), gates(b, t, r.d + j), p[(b * r.time + t) * r.d + j]};
+    if (t < range.from) return {{}, {}, {}, {}, {}, Acc(0), nullptr, carry + b * r.d + j};
+    return {g(b, t, j),           r.z(b, t, j),
+            r.gamma(b, t, j),     gates(b, t, j),
+            gates(b, t, r.d + j), p[(b * r.time + t) * r.d + j],
+            sent(b, t) + j,       e + (b * r.time + t) * r.d + j};
   }
   __device__ Acc begin(index_t b, index_t j, const step_range&) const { return carry[b * r.d + j]; }
   /// `rest` is the part of dp that needs no product.
-  __device__ Acc finish(index_t b, index_t j, index_t i, const step_range& range, const ahead& in,
-                        Acc rest, Acc sum, Acc) const {
-    const index_t t = range.to - 1 - i;
+  __device__ Acc finish(const ahead& in, Acc rest, Acc sum, Acc, bool tell) const {
     const Acc dp = rest + sum;
-    if (t < range.from) {
-      carry[b * r.d + j] = dp;
+    if (!in.a) {
+      if (tell) *in.e = dp;
       return dp;
     }
     const Acc now = widen<Acc>(in.g) + dp, gamma = widen<Acc>(in.gamma);
     const mmrec::detail::adjoint_step<Acc> step(now, widen<Acc>(in.z), in.p, widen<Acc>(in.s),
                                                 widen<Acc>(in.m), r.mix_factor);
-    Acc* const to = sent(b, t) + j;
-    send(to, step.a_block);
-    if (r.gates == 2) send(to + r.pitch, step.a_mix);
-    e[(b * r.time + t) * r.d + j] = now;
+    if (tell) {
+      send(in.a, step.a_block);
+      if (r.gates == 2) send(in.a + r.pitch, step.a_mix);
+      *in.e = now;
+    }
     return step.direct + now * (gamma + r.mix_factor * gamma);
   }
 };

@@ -7,10 +7,10 @@
 // (walk_plan.cuh says which share; what does not fit is read from memory). A round is a step of
 // eight rows of the batch; those of other rows pass while what it sent is on its way.
 //
-//   every warp   receives its part of the step before's vector as soon as it is there (two warps
-//                that share a part: half of it each), multiplies it, hands over its sums
-//   some warps, in turns   a thread to a unit of a row adds the sums, does the gates, and sends the
-//                new value to all blocks
+//   warps that multiply   receive their part of the step before's vector as soon as it is there,
+//                         multiply it, hand over their sums
+//   warps that finish     a thread to a unit of a row adds the sums, does the gates, and sends the
+//                         new value to all blocks
 //
 // No barrier of the grid: every word of the vector says itself whether it was written
 // (exchange.cuh), so that a step costs one store and one load through L2 and not three. All blocks
@@ -66,7 +66,7 @@ void enqueue_walk(const backend::cuda& on, const char* function, const Steps& al
     throw runtime_failure(function, "D = " + std::to_string(all.r.d) +
                                         " is more than the multiprocessors of this device can "
                                         "share out (solver sequential)");
-  const index_t tiles = plan.slices * plan.tiles * plan.passes, words = tile_words<Acc>(plan.depth);
+  const index_t tiles = plan.slices * plan.tiles, words = tile_words<Acc>(plan.depth);
   const bool from_memory = !plan.kept && !plan.resident;
   const stream_scratch memory(
       on, function, from_memory ? static_cast<std::size_t>(tiles * words) * sizeof(Acc) : 0);
@@ -82,7 +82,7 @@ void enqueue_walk(const backend::cuda& on, const char* function, const Steps& al
           ? (small ? walk_kernel<Steps, most / 2, 1, 1> : walk_kernel<Steps, most, 1, 1>)
       : plan.tiles == 1
           ? (small ? walk_kernel<Steps, most / 2, 2, 1> : walk_kernel<Steps, most, 2, 1>)
-          : walk_kernel<Steps, most, 2, 2>;
+          : walk_kernel<Steps, most / 2, 2, 2>;
   for (index_t b = 0; b < all.r.batch; b += plan.rows_together())
     launch(on, function,
            {plan.slices * plan.groups * plan.blocks, walk_threads, plan.shared_bytes,
