@@ -29,6 +29,12 @@ struct store_to {
   const T* target(index_t i, index_t j) const {
     return c.data_handle() + i * c.stride(0) + j * c.stride(1);
   }
+  plain_store<T> plain() const
+    requires std::same_as<T, typename V::value_type>
+  {
+    if (c.stride(1) != 1) return {};
+    return {c.data_handle(), c.stride(0), accumulate};
+  }
   MMREC_INLINE void operator()(index_t i, index_t j, const V& v, std::size_t live) const {
     T* p = c.data_handle() + i * c.stride(0) + j * c.stride(1);
     put(p, c.stride(1), accumulate ? v + take<V>(p, c.stride(1), live) : v, live);
