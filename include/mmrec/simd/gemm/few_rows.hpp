@@ -73,6 +73,7 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
   constexpr index_t piece = kept_bytes / static_cast<index_t>(Rows * sizeof(V)) * w;
   // Two units that take four cycles want eight multiply-adds that do not wait for one another.
   constexpr std::size_t chains = Rows == 1 && Columns < 8 ? 2 : 1, all = Rows * Columns;
+  const bool far = b.extent(0) >= 64 * w;  // long streams, which memory feeds
   const index_t depth = b.extent(0), ahead = static_cast<index_t>(Columns) * b.stride(1);
   for (index_t row = 0; row < rows; row += static_cast<index_t>(Rows)) {
     std::array<std::array<V, lanes<V>>, Rows> parts;
@@ -109,6 +110,9 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
         const index_t end = std::min(depth, k0 + piece);
         index_t k = k0;
         for (; Rows == 1 && k + 2 * w <= end; k += 2 * w) {
+          if (Columns == 8 && far)
+            unroll<Columns>([&](auto c)
+                                MMREC_LAMBDA_INLINE { __builtin_prefetch(from[c] + k + 16 * w); });
           step(k, one, whole);
           step(k + w, last, whole);
         }
