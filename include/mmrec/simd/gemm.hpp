@@ -6,7 +6,7 @@
 // A task is a block of C: up to 144 rows and 32 panels of columns. It runs through K in passes of
 // 1 KiB (2 KiB with registers of 512 bits); in a pass each panel of B meets every tile of A's rows.
 // A finished tile of C goes batch by batch to `epilogue(row, column, lanes, live)`, which owns the
-// store (gemm/results.hpp).
+// store (gemm/results.hpp), or from the registers to its place where that is all there is to do.
 //
 // Only B has to be contiguous along columns, and where it is not, packing transposes it. For
 // y = x W^T either factor could be that one: C^T = B^T A^T is the same product with the roles
@@ -108,11 +108,18 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
           ask_for_lines(panels[i / width + 1].data + r * next_panel, height * next_panel);
           if (last && done == r)
             finish.expect(results_of(r, flip ? std::min(at.rows, r + turned_rows<V>) : end));
-          multiply_tile<V>(height, left.tile(r, height), panels[i / width], steps, c + r * width,
-                           pass > 0);
+          tile_sums<Acc> sums{pass > 0 ? c + r * width : nullptr, c + r * width, width};
+          const auto& store = finish.plain();
+          const bool stored = last && !flip && store.data && columns == width && end - r == height;
+          if (stored)
+            sums = {sums.from, store.data + (at.row + r) * store.row + column, store.row,
+                    store.add};
+          multiply_tile<V>(height, left.tile(r, height), panels[i / width], steps, sums);
           r = end;
+          if (stored) done = r;
           // Finished rows leave at once, so that their stores drain behind the next tile.
-          if (!last || (flip && r < at.rows && r - done + tuning::rows <= turned_rows<V>)) continue;
+          if (!last || done == r) continue;
+          if (flip && r < at.rows && r - done + tuning::rows <= turned_rows<V>) continue;
           const Acc* from = c + done * width;
           if (flip)
             finish(results_of(done, r), turn<V>(from, turned), turned_rows<V>);

@@ -29,6 +29,12 @@ struct store_to {
   const T* target(index_t i, index_t j) const {
     return c.data_handle() + i * c.stride(0) + j * c.stride(1);
   }
+  plain_store<T> plain() const
+    requires std::same_as<T, typename V::value_type>
+  {
+    if (c.stride(1) != 1) return {};
+    return {c.data_handle(), c.stride(0), accumulate};
+  }
   MMREC_INLINE void operator()(index_t i, index_t j, const V& v, std::size_t live) const {
     T* p = c.data_handle() + i * c.stride(0) + j * c.stride(1);
     put(p, c.stride(1), accumulate ? v + take<V>(p, c.stride(1), live) : v, live);
@@ -36,38 +42,34 @@ struct store_to {
 };
 
 /// Calls value(i, j, live), which returns lanes, for every element, and sink(j, total, live) with
-/// the sum of each column, rows in order. A task is a strip of columns.
+/// the sum of each column, rows in order. A task is a share of the columns; it reads rows as they
+/// lie and keeps its sums in the first-level cache.
 template <class V, class Value, class Sink>
-void sum_columns(unsigned threads, index_t rows, index_t columns, const Value& value,
-                 const Sink& sink) {
+void sum_columns(unsigned threads, std::pmr::memory_resource* memory, index_t rows, index_t columns,
+                 const Value& value, const Sink& sink) {
+  using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr std::size_t units = 8;
-  constexpr index_t strip = static_cast<index_t>(units) * w;
-  const auto sum_strip = [&](index_t first, auto count) {
-    constexpr std::size_t n = decltype(count)::value;
+  const index_t units = (columns + w - 1) / w;
+  threads = rows * columns < 32768 ? 1 : thread_count(threads);
+  const index_t share = std::min((units + index_t(threads) - 1) / index_t(threads),
+                                 kept_bytes / static_cast<index_t>(sizeof(V)));
+  scratch<Acc> sums(memory, static_cast<std::size_t>(std::max<index_t>(1, units * w)));
+  parallel_for(threads, units == 0 ? 0 : (units + share - 1) / share, [&](index_t task) {
     const Value values = value;  // a copy that no store can change stays in registers
-    std::array<V, n> total;
-    total.fill(V(0));
-    const auto live = [&](std::size_t unit) {
-      return static_cast<std::size_t>(
-          std::min(w, columns - first - static_cast<index_t>(unit) * w));
+    const index_t first = task * share * w, end = std::min(columns, first + share * w),
+                  whole = first + (end - first) / w * w;
+    Acc* const to = sums.data();
+    std::fill(to + first, to + std::min(units * w, first + share * w), Acc(0));
+    const auto add = [&](index_t i, index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
+      (V::load_unaligned(to + j) + values(i, j, live)).store_unaligned(to + j);
     };
-    for (index_t i = 0; i < rows; ++i)
-      unroll<n>([&](auto u) MMREC_LAMBDA_INLINE {
-        total[u] = total[u] +
-                   values(i, first + static_cast<index_t>(u()) * w, n == 1 ? live(0) : lanes<V>);
-      });
-    for (std::size_t u = 0; u < n; ++u)
-      sink(first + static_cast<index_t>(u) * w, total[u], live(u));
-  };
-  parallel_for(rows * columns < 32768 ? 1 : threads, (columns + strip - 1) / strip,
-               [&](index_t task) {
-                 const index_t first = task * strip, end = std::min(columns, first + strip);
-                 if (end - first == strip)
-                   return sum_strip(first, std::integral_constant<std::size_t, units>{});
-                 for (index_t j = first; j < end; j += w)
-                   sum_strip(j, std::integral_constant<std::size_t, 1>{});
-               });
+    for (index_t i = 0; i < rows; ++i) {
+      for (index_t j = first; j < whole; j += w) add(i, j, lanes<V>);
+      if (whole < end) add(i, whole, static_cast<std::size_t>(end - whole));
+    }
+    for (index_t j = first; j < end; j += w)
+      sink(j, V::load_unaligned(to + j), static_cast<std::size_t>(std::min(w, end - j)));
+  });
 }
 
 }  // namespace simd
@@ -181,7 +183,7 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
   if (std::same_as<Activation, activation::identity> && !gradients.dropout.active()) {
     if (gradients.dbias)
       simd::sum_columns<V>(
-          backend.threads, rows, outputs,
+          backend.threads, memory, rows, outputs,
           [&](index_t i, index_t j, std::size_t live)
               MMREC_LAMBDA_INLINE { return simd::take<V>(&dy(i, j), dy.stride(1), live); },
           into_dbias);
@@ -190,7 +192,7 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
   scratch<Acc> memory_du(memory, static_cast<std::size_t>(std::max<index_t>(1, rows * outputs)));
   const V keep(static_cast<Acc>(1 - gradients.dropout.rate));
   simd::sum_columns<V>(
-      backend.threads, rows, outputs,
+      backend.threads, memory, rows, outputs,
       [dy, saved = gradients.saved, dropout = gradients.dropout, to = memory_du.data(), keep,
        outputs](index_t i, index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
         const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);

@@ -43,9 +43,13 @@ class dense_rows {
   dense_rows(std::pmr::memory_resource* memory, const A& a, index_t rows)
       : stride_((a.extent(1) + w - 1) / w * w + w),  // off the powers of two
         data_(memory, static_cast<std::size_t>(rows * stride_)) {
-    for (index_t i = 0; i < rows; ++i)
-      for (index_t k = 0; k < stride_; ++k)
-        row(i)[k] = i < a.extent(0) && k < a.extent(1) ? a.template get<Acc>(i, k) : Acc(0);
+    for (index_t i = 0; i < rows; ++i) {
+      const index_t live = i < a.extent(0) ? a.extent(1) : 0;
+      index_t k = 0;
+      if (a.stride(1) == 1)
+        for (; k + w <= live; k += w) a.template load_row<V>(i, k).store_unaligned(row(i) + k);
+      for (; k < stride_; ++k) row(i)[k] = k < live ? a.template get<Acc>(i, k) : Acc(0);
+    }
   }
   Acc* row(index_t i) const { return data_.data() + i * stride_; }
 
@@ -68,7 +72,8 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr index_t piece = kept_bytes / static_cast<index_t>(Rows * sizeof(V)) * w;
   // Two units that take four cycles want eight multiply-adds that do not wait for one another.
-  constexpr std::size_t chains = Rows == 1 ? 2 : 1, all = Rows * Columns;
+  constexpr std::size_t chains = Rows == 1 && Columns < 8 ? 2 : 1, all = Rows * Columns;
+  const bool far = b.extent(0) >= 64 * w;  // long streams, which memory feeds
   const index_t depth = b.extent(0), ahead = static_cast<index_t>(Columns) * b.stride(1);
   for (index_t row = 0; row < rows; row += static_cast<index_t>(Rows)) {
     std::array<std::array<V, lanes<V>>, Rows> parts;
@@ -104,7 +109,10 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
         const auto whole = [](const auto* p) MMREC_LAMBDA_INLINE { return load_lanes<V>(p); };
         const index_t end = std::min(depth, k0 + piece);
         index_t k = k0;
-        for (; chains == 2 && k + 2 * w <= end; k += 2 * w) {
+        for (; Rows == 1 && k + 2 * w <= end; k += 2 * w) {
+          if (Columns == 8 && far)
+            unroll<Columns>([&](auto c)
+                                MMREC_LAMBDA_INLINE { __builtin_prefetch(from[c] + k + 16 * w); });
           step(k, one, whole);
           step(k + w, last, whole);
         }
@@ -134,7 +142,7 @@ void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const
   const index_t rows = a.extent(0), columns = b.extent(1);
   const index_t height = rows <= 2 ? rows : rows <= 4 || !many ? 4 : 8;
   const dense_rows<V, A> x(memory, a, (rows + height - 1) / height * height);
-  auto* dots = &dot_products<V, 1, four, A, B>;
+  auto* dots = &dot_products<V, 1, std::min<std::size_t>(8, lanes<V>), A, B>;
   if (height == 2) dots = &dot_products<V, 2, four, A, B>;
   if (height == 4) dots = &dot_products<V, 4, (many ? four : 2), A, B>;
   if constexpr (many)

@@ -42,6 +42,16 @@ struct right_panel {
   index_t step;
 };
 
+/// Where the sums of a tile begin and where they go. `from` is a dense tile, or null for zeros;
+/// element (r, j) goes to to[r * row + j], or is added to what is there.
+template <class Acc>
+struct tile_sums {
+  const Acc* from;
+  Acc* to;
+  index_t row;
+  bool add = false;
+};
+
 /// The height of the next tile where `rows` rows are left. Of the heights there are, 4, 6, 8 and 12,
 /// two of 4 hold up to 8 rows where 6 is the largest; a tile with fewer rows is padded.
 template <class V>
@@ -62,19 +72,19 @@ constexpr index_t padded_rows(index_t rows) {
   return done;
 }
 
-/// c (Rows x columns, dense) = or += left * right over `depth` steps.
+/// The products of `depth` steps, added to the sums of a tile.
 template <class V, index_t Rows, bool RowMajor>
 void microkernel(const left_tile<typename V::value_type>& a,
                  const right_panel<typename V::value_type>& b, index_t depth,
-                 typename V::value_type* c, bool add) {
+                 const tile_sums<typename V::value_type>& sums) {
   using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr auto rows = static_cast<std::size_t>(Rows);
   std::array<V, rows> left, right;
   unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
-    const Acc* from = c + static_cast<index_t>(2 * r) * w;
-    left[r] = add ? V::load_unaligned(from) : V(Acc(0));
-    right[r] = add ? V::load_unaligned(from + w) : V(Acc(0));
+    constexpr index_t at = 2 * static_cast<index_t>(r()) * w;
+    left[r] = sums.from ? V::load_unaligned(sums.from + at) : V(Acc(0));
+    right[r] = sums.from ? V::load_unaligned(sums.from + at + w) : V(Acc(0));
   });
   // Three rows to a pointer: offsets of 0, 1 and 2 strides are what one address can express.
   const index_t row = RowMajor ? a.row : 1, step = RowMajor ? 1 : a.step, b_step = b.step;
@@ -113,7 +123,11 @@ void microkernel(const left_tile<typename V::value_type>& a,
   }
   for (; k < depth; ++k) advance(std::integral_constant<std::size_t, 1>{});
   unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
-    Acc* to = c + static_cast<index_t>(2 * r) * w;
+    Acc* to = sums.to + static_cast<index_t>(r()) * sums.row;
+    if (sums.add) {
+      left[r] = left[r] + V::load_unaligned(to);
+      right[r] = right[r] + V::load_unaligned(to + w);
+    }
     left[r].store_unaligned(to);
     right[r].store_unaligned(to + w);
   });
@@ -123,12 +137,12 @@ void microkernel(const left_tile<typename V::value_type>& a,
 template <class V>
 void multiply_tile(index_t height, const left_tile<typename V::value_type>& a,
                    const right_panel<typename V::value_type>& b, index_t depth,
-                   typename V::value_type* c, bool add) {
+                   const tile_sums<typename V::value_type>& sums) {
   const auto run = [&]<index_t Rows>() {
     if (a.step == 1)
-      microkernel<V, Rows, true>(a, b, depth, c, add);
+      microkernel<V, Rows, true>(a, b, depth, sums);
     else
-      microkernel<V, Rows, false>(a, b, depth, c, add);
+      microkernel<V, Rows, false>(a, b, depth, sums);
   };
   if (height == 4) return run.template operator()<4>();
   if (height == 6) return run.template operator()<6>();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where finished elements of a product go. Kernels hand over rectangles of them, and an epilogue
 // sees batch after batch; between the two is one indirect call for each rectangle, so that a kernel
-// is compiled once and not for every epilogue.
+// is compiled once and not for every epilogue. Where results are only stored, a kernel may do it.
 #pragma once
 
 #include <mmrec/simd/lanes.hpp>
@@ -15,21 +15,33 @@ struct gemm_range {
   index_t row, rows, column, columns;
 };
 
+/// A matrix that results are stored or added to as they are: element (i, j) is data[i * row + j].
+template <class Acc>
+struct plain_store {
+  Acc* data = nullptr;  // null: there is more to do with a result
+  index_t row = 0;
+  bool add = false;
+};
+
 template <class V>
 class results {
  public:
   using Acc = typename V::value_type;
 
   /// Refers to `epilogue(row, column, lanes, live)`, which owns the store. If it has
-  /// target(row, column), where that is, the line is asked for ahead of the results.
+  /// target(row, column), where that is, the line is asked for ahead of the results; if it has
+  /// plain(), a plain_store, kernels may store whole tiles themselves.
   template <class Epilogue>
   explicit results(const Epilogue& epilogue)
-      : context_(&epilogue), call_(&hand_over<Epilogue>), ask_(&ask_for<Epilogue>) {}
+      : context_(&epilogue), call_(&hand_over<Epilogue>), ask_(&ask_for<Epilogue>) {
+    if constexpr (requires { epilogue.plain(); }) plain_ = epilogue.plain();
+  }
 
   /// Element (i, j) of the rectangle is from[i * stride + j]; the last batch of a row is read whole.
   void operator()(const gemm_range& at, const Acc* from, index_t stride) const {
     call_(context_, at, from, stride);
   }
+  const plain_store<Acc>& plain() const { return plain_; }
   /// The results of this rectangle come next. (Stores to a small matrix find it in the cache.)
   void expect(const gemm_range& at) const {
     if (far_) ask_(context_, at);
@@ -64,6 +76,7 @@ class results {
   const void* context_;
   void (*call_)(const void*, const gemm_range&, const Acc*, index_t);
   void (*ask_)(const void*, const gemm_range&);
+  plain_store<Acc> plain_;
   bool far_ = false;
 };
 
