@@ -56,11 +56,14 @@ TEST_CASE("trainer: the GPU follows the CPU's loss for 50 steps", "[components]"
   need_gpu();
   auto o = tiny_options();
   o.steps = 50;
-  SECTION("windows: a captured step") { o.mode = "windows"; }
-  SECTION("streams, whose memory goes on") { o.mode = "streams"; }
-  SECTION("dropout drops the same elements in every replay") { o.dropout = 0.2; }
-  SECTION("accumulation") { o.accumulate = 2; }
-  SECTION("pretrain's own model") {
+  const std::string kind = GENERATE(
+      as<std::string>{}, "windows, a captured step", "streams, whose memory goes on",
+      "dropout, of the same elements in every replay", "accumulation", "pretrain's own model");
+  CAPTURE(kind);
+  if (kind.starts_with("streams")) o.mode = "streams";
+  if (kind.starts_with("dropout")) o.dropout = 0.2;
+  if (kind == "accumulation") o.accumulate = 2;
+  if (kind.starts_with("pretrain")) {
     const run_options defaults;
     o.convex = defaults.convex, o.mix = defaults.mix, o.mix_gate = defaults.mix_gate;
     o.slow_decay = defaults.slow_decay, o.scaled_residual = defaults.scaled_residual;

@@ -91,12 +91,11 @@ struct block_sweep : lane_sweep<P> {
 
   /// Starts fetching all steps of a stretch, or a part of every stream's tile.
   template <int Parts = 1>
-  __device__ __forceinline__ void fetch(T* tiles, const typename base::cursor& c,
-                                        int part = 0) const {
+  __device__ __forceinline__ void fetch(T* to, const typename base::cursor& c, int part = 0) const {
 #pragma unroll
     for (int k = 0; k < int(P::NI); ++k)
-      tile::template fetch<Parts>(tiles + k * tile::size, p.in[k], c.from[k], base::live_lanes,
-                                  lane, across == 1, part);
+      tile::template fetch<Parts>(to + k * tile::size, p.in[k], c.from[k], base::live_lanes, lane,
+                                  across == 1, part);
   }
 
   /// Elements of shifted streams before the lane that is first in time, which no slot has.
