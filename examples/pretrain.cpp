@@ -122,10 +122,10 @@ int train(run_options o, const std::set<std::string_view>& given) {
     require_backend(o.backend);
   } else if (!o.overwrite) {
     const auto refuse_existing = [](const char* option, const std::string& path,
-                                    const char* else_) {
+                                    const char* instead) {
       if (!path.empty() && std::filesystem::exists(path))
         throw mmrec::error("pretrain", option, "a file that does not exist yet",
-                           "'" + path + "'; " + else_ + "--overwrite replaces it");
+                           "'" + path + "'; " + instead + "--overwrite replaces it");
     };
     refuse_existing("--checkpoint", o.checkpoint, "--resume goes on with it, ");
     refuse_existing("--best", o.best, "");
