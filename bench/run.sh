@@ -29,7 +29,7 @@ peers=(libdnnl-dev libopenblas0-pthread libblis4-pthread python3-torch)
 for peer in "${peers[@]}"; do  # one at a time: a system that lacks one may have the others
   cmake/dependencies.sh "$peer" || echo "$peer could not be installed: this peer will be absent."
 done
-cmake --preset release ${MMREC_TORCH_PYTHON:+-DMMREC_TORCH_PYTHON=$MMREC_TORCH_PYTHON}
+cmake --preset release -DMMREC_BENCHMARKS_SMOKE=OFF ${MMREC_TORCH_PYTHON:+-DMMREC_TORCH_PYTHON=$MMREC_TORCH_PYTHON}
 cmake --build --preset release --parallel "$(nproc)" --target "${targets[@]}"
 python=$(sed -n 's/^MMREC_TORCH_PYTHON:[A-Z]*=//p' $build/CMakeCache.txt)
 raw=$(mktemp -d)

@@ -10,10 +10,12 @@
 #include <chrono>
 #include <cmath>
 #include <cstddef>
+#include <cstdio>
 #include <functional>
 #include <limits>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace bench {
@@ -70,6 +72,11 @@ inline double quantile(std::vector<double> samples, double q) {
 
 inline std::vector<timing> interleave(const std::vector<contender>& contenders,
                                       const interleave_options& options) {
+#ifndef __OPTIMIZE__
+  if (static bool told = false; !std::exchange(told, true))
+    std::fputs("compiled without optimisation (MMREC_BENCHMARKS_SMOKE?): no times to quote\n",
+               stderr);
+#endif
   std::vector<timing> results(contenders.size());
   std::vector<long> repeats(contenders.size(), 1);
   std::vector<bool> is_long(contenders.size());  // its own beginning warms caches, at no cost

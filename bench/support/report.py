@@ -92,7 +92,8 @@ def build_facts(path):
     cache = dict(re.findall(r"^([A-Za-z0-9_]+):[A-Z]+=(.*)$", read(os.path.join(folder, "CMakeCache.txt")), re.M))
     kind = cache.get("CMAKE_BUILD_TYPE", "")
     flags = [cache.get("CMAKE_CXX_FLAGS", ""), cache.get("CMAKE_CXX_FLAGS_" + kind.upper(), ""),
-             "-march=native" if cache.get("MMREC_NATIVE") == "ON" else ""]
+             "-march=native" if cache.get("MMREC_NATIVE") == "ON" else "",
+             "-O0" if cache.get("MMREC_BENCHMARKS_SMOKE") == "ON" else ""]
     return {"compiler": output_of(cache["CMAKE_CXX_COMPILER"], "--version"),
             "flags": " ".join(f for f in flags if f), "build_type": kind}
 
