@@ -65,10 +65,16 @@ def training(forward, leaves, gradient):
     return step
 
 
+def uniform(size, *shape, dtype):
+    """In (-size, size), every bit of the mantissa random, as linear_gpu.cu has it: a large product
+    runs as fast as the power allows, which depends on the bits (torch.rand in bfloat16 leaves most 0)."""
+    return (size * (2 * torch.rand(shape, device="cuda") - 1)).to(dtype)
+
+
 def layers(element, dtype):
     for rows, inputs, outputs in SHAPES:
-        x, w, b, g = (torch.rand(shape, device="cuda", dtype=dtype) - 0.5
-                      for shape in ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)))
+        x, b, g = (uniform(1, *shape, dtype=dtype) for shape in ((rows, inputs), (outputs,), (rows, outputs)))
+        w = uniform(inputs ** -0.5, outputs, inputs, dtype=dtype)
         case = {"element": element, "rows": rows, "inputs": inputs, "outputs": outputs}
 
         def layer(x, w, b):
@@ -94,8 +100,7 @@ def perceptrons(element, dtype):
         for left, right in zip(widths, widths[1:]):
             parts += [torch.nn.Linear(left, right), torch.nn.ReLU()]
         model = torch.nn.Sequential(*parts[:-1]).to("cuda", dtype)
-        x = torch.rand(batch, inputs, device="cuda", dtype=dtype)
-        g = torch.rand(batch, outputs, device="cuda", dtype=dtype)
+        x, g = (uniform(1, batch, n, dtype=dtype) for n in (inputs, outputs))
         for how, function in (("eager", model), ("compile", torch.compile(model))):
             case = {"how": how, "element": element, "configuration": number}
             with torch.no_grad():
