@@ -39,23 +39,26 @@ struct elementary {
     using std::tanh;
     return tanh(v);
   }
-  static MMREC_HD_INLINE V sigmoid(const V& v) {
-    const V e = exp(v > V(40) ? V(40) : v);  // 1 from there on
+  /// n / by, where by is between 1 and 2^64.
+  static MMREC_HD_INLINE V quotient(const V& n, const V& by) {
 #if defined(__CUDA_ARCH__)
-    // The quotient as nvcc computes it, without its branch for what is out of range.
+    // As nvcc computes it, without its branch for what is out of range.
     if constexpr (std::is_same_v<V, float>) {
-      const V below = V(1) + e;
       V r;
-      asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(below));
-      r = fmaf(fmaf(-below, r, V(1)), r, r);
-      const V q = e * r;
-      return fmaf(fmaf(-below, q, e), r, q);
+      asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(by));
+      r = fmaf(fmaf(-by, r, V(1)), r, r);
+      const V q = n * r;
+      return fmaf(fmaf(-by, q, n), r, q);
     }
 #endif
-    return e / (V(1) + e);
+    return n / by;
+  }
+  static MMREC_HD_INLINE V sigmoid(const V& v) {
+    const V e = exp(v > V(40) ? V(40) : v);  // 1 from there on
+    return quotient(e, V(1) + e);
   }
   static MMREC_HD_INLINE value_and_slope<V> sigmoid_and_slope(const V& v) {
-    const V e = exp(v < V(0) ? v : -v), r = V(1) / (V(1) + e);
+    const V e = exp(v < V(0) ? v : -v), r = quotient(V(1), V(1) + e);
     return {v < V(0) ? e * r : r, e * r * r};
   }
   static MMREC_HD_INLINE V erf(const V& v) {

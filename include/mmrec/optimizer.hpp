@@ -64,35 +64,52 @@ inline adamw_rates rates_of(const adamw_options& o) {
 
 namespace detail {
 
-/// New w, m and v from w, g, m and v.
+/// New w, m and v from w, g, m and v. The constants are in the accumulator: on a GPU it would take
+/// as long to convert them for every element as to move it.
+template <class Acc>
 struct adamw_update {
-  adamw_options o;
-  adamw_rates at;
+  Acc gradient_scale, beta1, rest1, beta2, rest2, epsilon, decay;
+  Acc rate, correction1, correction2;
+
+  adamw_update(const adamw_options& o, const adamw_rates& at)
+      : gradient_scale(static_cast<Acc>(o.gradient_scale)),
+        beta1(static_cast<Acc>(o.beta1)),
+        rest1(static_cast<Acc>(1 - o.beta1)),
+        beta2(static_cast<Acc>(o.beta2)),
+        rest2(static_cast<Acc>(1 - o.beta2)),
+        epsilon(static_cast<Acc>(o.epsilon)),
+        decay(static_cast<Acc>(o.decay)) {
+    follow(at);
+  }
+  MMREC_HD void follow(const adamw_rates& at) {
+    rate = static_cast<Acc>(at.rate);
+    correction1 = static_cast<Acc>(at.correction1);
+    correction2 = static_cast<Acc>(at.correction2);
+  }
 
   template <class V>
   MMREC_HD std::array<V, 3> operator()(const V& w0, const V& g0, const V& m0, const V& v0) const {
-    const V gradient = g0 * math::constant<V>(o.gradient_scale);
-    const V m1 = m0 * math::constant<V>(o.beta1) + gradient * math::constant<V>(1 - o.beta1);
-    const V v1 =
-        v0 * math::constant<V>(o.beta2) + gradient * gradient * math::constant<V>(1 - o.beta2);
-    const V direction =
-        m1 * math::constant<V>(at.correction1) /
-        (math::sqrt(v1 * math::constant<V>(at.correction2)) + math::constant<V>(o.epsilon));
-    return {w0 - math::constant<V>(at.rate) * (direction + math::constant<V>(o.decay) * w0), m1,
-            v1};
+    const V gradient = g0 * V(gradient_scale);
+    const V m1 = m0 * V(beta1) + gradient * V(rest1);
+    const V v1 = v0 * V(beta2) + gradient * gradient * V(rest2);
+    const V direction = m1 * V(correction1) / (math::sqrt(v1 * V(correction2)) + V(epsilon));
+    return {w0 - V(rate) * (direction + V(decay) * w0), m1, v1};
   }
 };
 
 /// The same with what lies in the backend's memory.
+template <class Acc>
 struct adamw_update_from_memory {
-  adamw_update update;
+  adamw_update<Acc> update;
+  double gradient_scale;
+  const gradient_clip* clip;
+  const adamw_rates* rates;
 
-  template <class V>
-  MMREC_HD std::array<V, 3> operator()(const V& w0, const V& g0, const V& m0, const V& v0) const {
-    adamw_update now = update;
-    if (now.o.clip) now.o.gradient_scale *= now.o.clip->factor;
-    if (now.o.rates) now.at = *now.o.rates;
-    return now(w0, g0, m0, v0);
+  MMREC_HD adamw_update<Acc> prepare() const {
+    adamw_update<Acc> now = update;
+    if (clip) now.gradient_scale = static_cast<Acc>(gradient_scale * clip->factor);
+    if (rates) now.follow(*rates);
+    return now;
   }
 };
 
@@ -109,11 +126,13 @@ void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, con
   if (o.step < 1) throw error("adamw", "step", "1 or more", std::to_string(o.step));
   check_rate("adamw", "beta1", o.beta1);
   check_rate("adamw", "beta2", o.beta2);
-  const detail::adamw_update update{o, rates_of(o)};
+  const detail::adamw_update<accumulator_t<T>> update(o, rates_of(o));
+  const std::tuple outputs{w, m, v};
   if (o.clip || o.rates)
-    transform(backend, detail::adamw_update_from_memory{update}, std::tuple{w, m, v}, w, g, m, v);
+    transform(backend, detail::adamw_update_from_memory{update, o.gradient_scale, o.clip, o.rates},
+              outputs, w, g, m, v);
   else
-    transform(backend, update, std::tuple{w, m, v}, w, g, m, v);
+    transform(backend, update, outputs, w, g, m, v);
 }
 
 namespace detail {

@@ -85,6 +85,16 @@ MMREC_HD auto as_results(const R& r) {
     return std::array<R, 1>{r};
 }
 
+/// What is called for the elements. A functor that reads from the backend's memory what all elements
+/// share has a `prepare()`, which does so once and returns that.
+template <class F>
+decltype(auto) prepared(const F& f) {
+  if constexpr (requires { f.prepare(); })
+    return f.prepare();
+  else
+    return (f);
+}
+
 /// No two outputs share memory, not even as the same view.
 template <class First, class... Rest>
 void check_apart(const First& first, const Rest&... rest) {

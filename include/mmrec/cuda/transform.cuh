@@ -5,7 +5,8 @@
 // permuted array that is dense is one long row. A thread takes groups of neighbouring elements: 16
 // bytes of the narrowest operand where every operand has unit stride (or none: a broadcast) along
 // the innermost axis and rows that begin at multiples of 16 bytes, single elements elsewhere. All
-// loads of a thread are issued before its arithmetic. Budget: a copy of the same bytes.
+// loads of a thread are issued before its arithmetic; what all elements share (`prepare()`) is read
+// and converted once in a thread. Budget: a copy of the same bytes.
 #pragma once
 
 #include <mmrec/cuda/element.cuh>
@@ -32,10 +33,11 @@ struct transform_work<F, AccType, std::tuple<Out...>, std::tuple<In...>> {
   using inputs = std::tuple<In...>;
   static constexpr int NO = sizeof...(Out), NI = sizeof...(In), N = NO + NI;
   static constexpr int axes = 4;
-  /// Elements of a group that is accessed at once, and groups of one thread.
+  /// Elements of a group that is accessed at once. Many operands leave registers, and so threads,
+  /// for half as many.
   static constexpr int widest =
-      16 / static_cast<int>(std::min({sizeof(Out)..., sizeof(In)..., sizeof(double)}));
-  static constexpr int at_once = NO + NI <= 3 ? 2 : 1;
+      (N > 3 ? 8 : 16) /
+      static_cast<int>(std::min({sizeof(Out)..., sizeof(In)..., sizeof(double)}));
 
   F f;
   void* out[NO] = {};
@@ -119,41 +121,40 @@ __device__ __forceinline__ void store_group(T* p, const Acc (&y)[E], int live) {
 template <int E, int Axes, class W>
 __global__ void __launch_bounds__(transform_threads) transform_groups(const __grid_constant__ W w) {
   using Acc = typename W::Acc;
-  constexpr int U = W::at_once;
-  const index_t first = index_t(blockIdx.x) * (transform_threads * U) + threadIdx.x;
-  transform_place<Axes> place[U];
-  Acc x[U][W::NI + 1][E];
+  const auto place = transform_place<Axes>::of(
+      w, index_t(blockIdx.x) * transform_threads + threadIdx.x, std::integral_constant<int, E>{});
+  if (place.live == 0) return;
+  Acc x[W::NI + 1][E];
   [&]<std::size_t... K>(std::index_sequence<K...>) {
-#pragma unroll
-    for (int u = 0; u < U; ++u) {
-      place[u] = transform_place<Axes>::of(w, first + u * transform_threads,
-                                           std::integral_constant<int, E>{});
-      (load_group(x[u][K],
-                  static_cast<const std::tuple_element_t<K, typename W::inputs>*>(w.in[K]) +
-                      place[u].offset(w, W::NO + int(K)),
-                  w.stride[W::NO + K][W::axes - 1], place[u].live),
-       ...);
-    }
+    (load_group(x[K],
+                static_cast<const std::tuple_element_t<K, typename W::inputs>*>(w.in[K]) +
+                    place.offset(w, W::NO + int(K)),
+                w.stride[W::NO + K][W::axes - 1], place.live),
+     ...);
   }(std::make_index_sequence<W::NI>{});
+  // Not by a reference that a function returns: nvcc 13.0 with -Ofc=mid takes a parameter's address
+  // for one in global memory there.
+  const auto f = [&] {
+    if constexpr (requires { w.f.prepare(); })
+      return w.f.prepare();
+    else
+      return w.f;
+  }();
+  Acc y[W::NO][E];
 #pragma unroll
-  for (int u = 0; u < U; ++u) {
-    if (place[u].live == 0) continue;
-    Acc y[W::NO][E];
+  for (int e = 0; e < E; ++e) {
+    const auto results = [&]<std::size_t... K>(std::index_sequence<K...>) {
+      return mmrec::detail::as_results(f(x[K][e]...));
+    }(std::make_index_sequence<W::NI>{});
 #pragma unroll
-    for (int e = 0; e < E; ++e) {
-      const auto results = [&]<std::size_t... K>(std::index_sequence<K...>) {
-        return mmrec::detail::as_results(w.f(x[u][K][e]...));
-      }(std::make_index_sequence<W::NI>{});
-#pragma unroll
-      for (int k = 0; k < W::NO; ++k) y[k][e] = static_cast<Acc>(results[k]);
-    }
-    [&]<std::size_t... K>(std::index_sequence<K...>) {
-      (store_group(static_cast<std::tuple_element_t<K, typename W::outputs>*>(w.out[K]) +
-                       place[u].offset(w, int(K)),
-                   y[K], place[u].live),
-       ...);
-    }(std::make_index_sequence<W::NO>{});
+    for (int k = 0; k < W::NO; ++k) y[k][e] = static_cast<Acc>(results[k]);
   }
+  [&]<std::size_t... K>(std::index_sequence<K...>) {
+    (store_group(static_cast<std::tuple_element_t<K, typename W::outputs>*>(w.out[K]) +
+                     place.offset(w, int(K)),
+                 y[K], place.live),
+     ...);
+  }(std::make_index_sequence<W::NO>{});
 }
 
 template <int E, int Axes, class W>
@@ -163,8 +164,8 @@ void launch_transform(const backend::cuda& b, const char* function, W& w) {
   w.row_groups = (w.extent[W::axes - 1] + E - 1) / E;
   w.groups = rows * w.row_groups;
   w.small = w.groups <= INT32_MAX;
-  constexpr index_t block = transform_threads * W::at_once;
-  launch(b, function, {(w.groups + block - 1) / block, transform_threads, 0},
+  launch(b, function,
+         {(w.groups + transform_threads - 1) / transform_threads, transform_threads, 0},
          transform_groups<E, Axes, W>, w);
 }
 

@@ -6,9 +6,10 @@
 
 namespace mmrec {
 
-template <class F, class... Out, class... In>
-void transform_kernel(const backend::reference&, const F& f, const std::tuple<Out...>& outputs,
-                      const std::tuple<In...>& inputs) {
+template <class Functor, class... Out, class... In>
+void transform_kernel(const backend::reference&, const Functor& functor,
+                      const std::tuple<Out...>& outputs, const std::tuple<In...>& inputs) {
+  const auto& f = detail::prepared(functor);
   using Acc = accumulator_t<typename std::tuple_element_t<0, std::tuple<Out...>>::value_type>;
   const auto& first = std::get<0>(outputs);
   constexpr std::size_t rank = std::tuple_element_t<0, std::tuple<Out...>>::rank();

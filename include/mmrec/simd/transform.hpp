@@ -96,9 +96,11 @@ void order_axes(mmrec::detail::loop_nest<Rank, N>& nest) {
 
 namespace mmrec {
 
-template <class Arch, class F, class... Out, class... In>
-void transform_kernel(const backend::simd_for<Arch>& backend, const F& f,
+template <class Arch, class Functor, class... Out, class... In>
+void transform_kernel(const backend::simd_for<Arch>& backend, const Functor& functor,
                       const std::tuple<Out...>& outputs, const std::tuple<In...>& inputs) {
+  const auto& f = detail::prepared(functor);
+  using F = std::remove_cvref_t<decltype(f)>;
   using Acc = accumulator_t<typename std::tuple_element_t<0, std::tuple<Out...>>::value_type>;
   constexpr std::size_t rank = std::tuple_element_t<0, std::tuple<Out...>>::rank();
   constexpr std::size_t outs = sizeof...(Out), ins = sizeof...(In);
