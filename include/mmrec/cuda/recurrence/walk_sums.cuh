@@ -40,11 +40,12 @@ struct finishers {
 
 /// sum[kind] of one unit and column, by this thread and its helpers; all lanes of the warp call this.
 /// `at` is the first part's, `stride` leads to the next part's. The order does not depend on how many
-/// help: four sums of every fourth part, then those in pairs.
+/// help: four sums of every fourth part, those of the even and of the odd ones, and both. A helper
+/// has every Helpers-th part: neighbours keep the banks apart.
 template <int Parts, int Kinds, int Helpers, class Acc>
 __device__ __forceinline__ void add_parts_of(const Acc* at, int stride, int helper, Acc* sum) {
   constexpr int own = most_helpers / Helpers, rows = Parts / most_helpers;
-  at += helper * own * stride;
+  at += helper * stride;
   Acc of[rows][own][Kinds];  // all on their way together
 #pragma unroll
   for (int w = 0; w < rows; ++w)
@@ -52,7 +53,7 @@ __device__ __forceinline__ void add_parts_of(const Acc* at, int stride, int help
     for (int h = 0; h < own; ++h)
 #pragma unroll
       for (int kind = 0; kind < Kinds; ++kind)
-        of[w][h][kind] = at[(w * most_helpers + h) * stride + kind * fragment_columns];
+        of[w][h][kind] = at[(w * most_helpers + h * Helpers) * stride + kind * fragment_columns];
   const auto add = [](Acc(&to)[Kinds], const Acc(&from)[Kinds]) {
 #pragma unroll
     for (int kind = 0; kind < Kinds; ++kind) to[kind] += from[kind];
@@ -62,11 +63,11 @@ __device__ __forceinline__ void add_parts_of(const Acc* at, int stride, int help
 #pragma unroll
     for (int h = 0; h < own; ++h) add(of[0][h], of[w][h]);
 #pragma unroll
-  for (int distance = 1; distance < own; distance *= 2)
+  for (int distance = own / 2; distance > 0; distance /= 2)
 #pragma unroll
-    for (int h = 0; h < own; h += 2 * distance) add(of[0][h], of[0][h + distance]);
+    for (int h = 0; h < distance; ++h) add(of[0][h], of[0][h + distance]);
 #pragma unroll
-  for (int other = 1; other < Helpers; other *= 2) {
+  for (int other = Helpers / 2; other > 0; other /= 2) {
     Acc theirs[Kinds];
 #pragma unroll
     for (int kind = 0; kind < Kinds; ++kind)
