@@ -23,10 +23,12 @@ __device__ __forceinline__ bool written(const Acc& v) {
 }
 template <class Acc>
 __device__ __forceinline__ bool written(const pack<Acc>& p) {
-  bool all = true;
-#pragma unroll
-  for (int e = 0; e < pack_size<Acc>; ++e) all = all && written(p.element[e]);
-  return all;
+  // By the largest as bits: a chain of comparisons would take longer.
+  const auto larger = [](exchange_bits<Acc> a, exchange_bits<Acc> b) { return a < b ? b : a; };
+  const auto bits = [&](int e) { return std::bit_cast<exchange_bits<Acc>>(p.element[e]); };
+  auto largest = larger(bits(0), bits(1));
+  if constexpr (pack_size<Acc> == 4) largest = larger(largest, larger(bits(2), bits(3)));
+  return largest != not_written<Acc>;
 }
 /// The same value, but never the word above.
 template <class Acc>
@@ -77,7 +79,7 @@ struct incoming {
     for (;;) {
       bool ready = true;
 #pragma unroll
-      for (int k = 0; k < Count; ++k) ready = ready && written(of[k]);
+      for (int k = 0; k < Count; ++k) ready = ready & written(of[k]);
       if (!__any_sync(all_lanes, !ready)) return;
 #pragma unroll
       for (int k = 0; k < Count; ++k)
@@ -111,8 +113,8 @@ __device__ __forceinline__ void cluster_barrier() {
                : "memory");
 }
 
-/// Counts the warps that arrive here, or the bytes that a cluster's blocks store; then one thread says
-/// how many a phase has.
+/// Counts the threads that arrive here and the bytes that the cluster's other blocks store; one
+/// thread says how many bytes a phase has.
 struct arrivals {
   std::uint64_t barrier;
 
@@ -186,20 +188,34 @@ __device__ __forceinline__ void pause(unsigned clocks) {
   for (const unsigned begun = now(); now() - begun < clocks;) {
   }
 }
-/// Stores two neighbours at `to` and counts them at `counter`, both in one block of the cluster.
-__device__ __forceinline__ void store_pair(shared_address to, shared_address counter, float a,
-                                           float b) {
+/// Stores neighbours at `to` and counts them at `counter`, both in one block of the cluster: every
+/// store is counted by itself, so few large ones are best.
+__device__ __forceinline__ void store_in(shared_address to, shared_address counter,
+                                         const pack<float, 2>& v) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%2, %3}, [%1];"
                :
-               : "r"(to), "r"(counter), "f"(a), "f"(b)
+               : "r"(to), "r"(counter), "f"(v.element[0]), "f"(v.element[1])
                : "memory");
 }
-__device__ __forceinline__ void store_pair(shared_address to, shared_address counter, double a,
-                                           double b) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f64 [%0], {%2, %3}, [%1];"
-               :
-               : "r"(to), "r"(counter), "d"(a), "d"(b)
-               : "memory");
+__device__ __forceinline__ void store_in(shared_address to, shared_address counter,
+                                         const pack<float, 4>& v) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, [%1];"
+      :
+      : "r"(to), "r"(counter), "f"(v.element[0]), "f"(v.element[1]), "f"(v.element[2]),
+        "f"(v.element[3])
+      : "memory");
+}
+template <int N>
+__device__ __forceinline__ void store_in(shared_address to, shared_address counter,
+                                         const pack<double, N>& v) {
+#pragma unroll
+  for (int i = 0; i < N; i += 2)
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f64 [%0], {%2, %3}, [%1];"
+        :
+        : "r"(to + i * 8), "r"(counter), "d"(v.element[i]), "d"(v.element[i + 1])
+        : "memory");
 }
 
 }  // namespace mmrec::cuda::detail

@@ -28,9 +28,8 @@ struct binary_scale {
   }
 };
 __device__ __forceinline__ float largest_of(const pack<float>& p, float so_far) {
-#pragma unroll
-  for (int e = 0; e < 4; ++e) so_far = fmaxf(so_far, fabsf(p.element[e]));  // no NaN
-  return so_far;
+  const auto larger = [&](int e) { return fmaxf(fabsf(p.element[e]), fabsf(p.element[e + 1])); };
+  return fmaxf(so_far, fmaxf(larger(0), larger(2)));  // no NaN
 }
 /// Of the four lanes that share a row.
 __device__ __forceinline__ float largest_of_row(float v) {

@@ -97,24 +97,41 @@ struct forward_steps {
     return state_before(b, range.from + i);
   }
 
-  /// What a step needs that does not wait for the step before.
-  struct ahead {
-    S z, gamma, block_bias, mix_bias;
-    Acc mixed;
+  /// Where a unit of a row of the batch lies in a round, and what it needs in all of them; it goes
+  /// on to other rows and rounds by sums.
+  struct place {
+    const S *z, *gamma;
+    const Acc* mixed;
     Acc* state;  // where results go
     S *h, *gates;
+    S block_bias, mix_bias;
   };
-  __device__ ahead look_ahead(index_t b, index_t j, index_t i, const step_range& range) const {
+  __device__ place at(index_t b, index_t j, index_t i, const step_range& range) const {
     const index_t t = range.from + i;
-    const bool mixes = r.gates == 2;
-    return {r.z(b, t, j),
-            r.gamma(b, t, j),
-            r.block_bias(j),
-            mixes ? r.mix_bias(j) : S{},
-            mixes ? mixed[(b * r.time + t) * r.d + j] : Acc(0),
+    const bool mixes = r.gates == 2 && j < r.d;
+    return {&r.z(b, t, j),
+            &r.gamma(b, t, j),
+            mixed + (b * r.time + t) * r.d + j,
             state_before(b, t + 1) + j,
             &h(b, t, j),
-            gates ? &gates(b, t, j) : nullptr};
+            gates ? &gates(b, t, j) : nullptr,
+            j < r.d ? r.block_bias(j) : S{},
+            mixes ? r.mix_bias(j) : S{}};
+  }
+  __device__ void move(place& at, index_t rows, index_t rounds) const {
+    const auto by = [&](const auto& v) { return rows * v.stride(0) + rounds * v.stride(1); };
+    at.z += by(r.z), at.gamma += by(r.gamma), at.h += by(h);
+    at.mixed += (rows * r.time + rounds) * r.d;
+    at.state += (rows * (r.time + 1) + rounds) * r.pitch;
+    if (gates) at.gates += by(gates);
+  }
+  /// What a step needs that does not wait for the step before.
+  struct ahead {
+    S z, gamma;
+    Acc mixed;
+  };
+  __device__ ahead look_ahead(const place& at, index_t, const step_range&) const {
+    return {*at.z, *at.gamma, r.gates == 2 ? *at.mixed : Acc(0)};
   }
   /// The unit's own state, which it keeps from step to step.
   __device__ Acc begin(index_t b, index_t j, const step_range& range) const {
@@ -122,18 +139,19 @@ struct forward_steps {
   }
   /// Of the round that `in` was asked for; the new value. One of the threads that know it tells the
   /// others, which everyone waits for, and writes the results.
-  __device__ Acc finish(const ahead& in, Acc p, Acc block_sum, Acc mix_sum, bool tell) const {
+  __device__ Acc finish(const place& at, const ahead& in, Acc p, Acc block_sum, Acc mix_sum,
+                        bool tell) const {
     // Both at once: whether there is a mix gate is asked afterwards.
-    const Acc s = math::sigmoid(block_sum + widen<Acc>(in.block_bias)),
-              m = math::sigmoid(mix_sum + (in.mixed + widen<Acc>(in.mix_bias)));
+    const Acc s = math::sigmoid(block_sum + widen<Acc>(at.block_bias)),
+              m = math::sigmoid(mix_sum + (in.mixed + widen<Acc>(at.mix_bias)));
     const mmrec::detail::gate_step<Acc> step(s, r.gates == 2 ? m : Acc(1), widen<Acc>(in.z),
                                              widen<Acc>(in.gamma), p, r.mix_factor);
     if (!tell) return step.h;
-    send(in.state, step.h);
-    *in.h = narrow<S>(step.h);
-    if (in.gates) {
-      *in.gates = narrow<S>(step.s);
-      in.gates[r.d * gates.stride(2)] = narrow<S>(step.m);
+    send(at.state, step.h);
+    *at.h = narrow<S>(step.h);
+    if (at.gates) {
+      *at.gates = narrow<S>(step.s);
+      at.gates[r.d * gates.stride(2)] = narrow<S>(step.m);
     }
     return step.h;
   }
@@ -184,34 +202,47 @@ struct adjoint_steps {
     return sent(b, range.to - i);
   }
 
+  struct place {
+    const S *g, *z, *gamma, *s;
+    const Acc* p;
+    Acc *a, *e, *carry;  // where results go
+  };
+  __device__ place at(index_t b, index_t j, index_t i, const step_range& range) const {
+    const index_t t = range.to - 1 - i, token = b * r.time + t;
+    return {&g(b, t, j),         &r.z(b, t, j),  &r.gamma(b, t, j),   &gates(b, t, j),
+            p + token * r.d + j, sent(b, t) + j, e + token * r.d + j, carry + b * r.d + j};
+  }
+  __device__ void move(place& at, index_t rows, index_t rounds) const {
+    const auto by = [&](const auto& v) { return rows * v.stride(0) - rounds * v.stride(1); };
+    const index_t tokens = rows * r.time - rounds;
+    at.g += by(g), at.z += by(r.z), at.gamma += by(r.gamma), at.s += by(gates);
+    at.p += tokens * r.d, at.e += tokens * r.d, at.a += tokens * (r.gates * r.pitch);
+    at.carry += rows * r.d;
+  }
   struct ahead {
     S g, z, gamma, s, m;
     Acc p;
-    Acc *a, *e;  // where results go; none: the carry
+    bool last;  // only the carry
   };
-  __device__ ahead look_ahead(index_t b, index_t j, index_t i, const step_range& range) const {
-    const index_t t = range.to - 1 - i;
-    if (t < range.from) return {{}, {}, {}, {}, {}, Acc(0), nullptr, carry + b * r.d + j};
-    return {g(b, t, j),           r.z(b, t, j),
-            r.gamma(b, t, j),     gates(b, t, j),
-            gates(b, t, r.d + j), p[(b * r.time + t) * r.d + j],
-            sent(b, t) + j,       e + (b * r.time + t) * r.d + j};
+  __device__ ahead look_ahead(const place& at, index_t i, const step_range& range) const {
+    if (i == range.to - range.from) return {{}, {}, {}, {}, {}, Acc(0), true};
+    return {*at.g, *at.z, *at.gamma, *at.s, at.s[r.d * gates.stride(2)], *at.p, false};
   }
   __device__ Acc begin(index_t b, index_t j, const step_range&) const { return carry[b * r.d + j]; }
   /// `rest` is the part of dp that needs no product.
-  __device__ Acc finish(const ahead& in, Acc rest, Acc sum, Acc, bool tell) const {
+  __device__ Acc finish(const place& at, const ahead& in, Acc rest, Acc sum, Acc, bool tell) const {
     const Acc dp = rest + sum;
-    if (!in.a) {
-      if (tell) *in.e = dp;
+    if (in.last) {
+      if (tell) *at.carry = dp;
       return dp;
     }
     const Acc now = widen<Acc>(in.g) + dp, gamma = widen<Acc>(in.gamma);
     const mmrec::detail::adjoint_step<Acc> step(now, widen<Acc>(in.z), in.p, widen<Acc>(in.s),
                                                 widen<Acc>(in.m), r.mix_factor);
     if (tell) {
-      send(in.a, step.a_block);
-      if (r.gates == 2) send(in.a + r.pitch, step.a_mix);
-      *in.e = now;
+      send(at.a, step.a_block);
+      if (r.gates == 2) send(at.a + r.pitch, step.a_mix);
+      *at.e = now;
     }
     return step.direct + now * (gamma + r.mix_factor * gamma);
   }

@@ -12,7 +12,7 @@ template <class Steps, int Packs, int Blocks, int Tiles>
 struct walk {
   using Acc = typename Steps::Acc;
   static constexpr bool narrow_weights = sizeof(typename Steps::S) == 2;
-  static constexpr bool clustered = Blocks > 1 && has_clusters;
+  static constexpr bool clustered = in_cluster<Blocks>;
   static constexpr int V = pack_size<Acc>, depth = fragment_depth<Acc>, columns = fragment_columns;
   static constexpr int parts = product_warps * Blocks, at_once = Packs > 0 ? Packs : packs_at_once;
   // Halves where TF32 numbers have no room.
@@ -42,7 +42,7 @@ struct walk {
       if (plan.resident)
         gather_weights(steps, first_tile, tiles, plan.depth, resident, thread, walk_threads);
     if (thread < walk_buffers) {
-      arrived[thread].begin(clustered ? 1 : product_warps * warp);
+      arrived[thread].begin(product_warps * warp + (clustered ? 1 : 0));
       if constexpr (clustered) arrived[thread].expect(sent_bytes());
       freed[thread].begin((clustered ? Blocks : warp) * finishers(units, row_tiles).warps());
     }
@@ -51,7 +51,9 @@ struct walk {
     else
       __syncthreads();
   }
-  __device__ int sent_bytes() const { return parts * units * sum_words * int(sizeof(Acc)); }
+  __device__ int sent_bytes() const {  // to a block by the others of its team
+    return (parts - product_warps) * units * sum_words * int(sizeof(Acc));
+  }
 
   __device__ __forceinline__ void multiply() {
     const fragment_lane lane;
@@ -97,39 +99,7 @@ struct walk {
         row_tile = 0, ++i, from += back;
     };
 
-    // Sums of this lane: rows `row` and row + 8 of a tile, two columns.
-    const auto place_of = [&](int tile, int h, int& to) {
-      const int unit = tile * Steps::units + lane.row + (Steps::two_sums ? 0 : 8 * h);
-      to = unit / units;
-      return sums + (part * units + unit % units) * unit_sums<Steps> +
-             (Steps::two_sums ? columns * h : 0) + 2 * lane.place;
-    };
-    shared_address to[Tiles][2], counter[Tiles][2];
-    if constexpr (clustered) {
-#pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          int block;
-          const shared_address at = address_of(place_of(tile, h, block));
-          to[tile][h] = address_in(at, block);
-          counter[tile][h] = address_in(address_of(&arrived[0].barrier), block);
-        }
-    }
-    const auto hand_over = [&](int tile, const fragment_sum<Acc>& sum, int buffer) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        int block;
-        Acc* const at = place_of(tile, h, block) + buffer * sums_words;
-        if constexpr (clustered)
-          store_pair(to[tile][h] + buffer * sums_words * int(sizeof(Acc)),
-                     counter[tile][h] + buffer * int(sizeof(arrivals)), sum.of[2 * h],
-                     sum.of[2 * h + 1]);
-        else
-          at[0] = sum.of[2 * h], at[1] = sum.of[2 * h + 1];
-      }
-    };
-
+    const sums_out<Steps, Blocks, Tiles> hand_over(sums, sums_words, arrived, part, rank, units);
     incoming<Acc, at_once> now;
     now.request(from, count_there());
     int buffer = 0;
@@ -138,6 +108,7 @@ struct walk {
     const bool early = row_tiles > 1;
     while (i < rounds) {
       if constexpr (Packs > 0) {
+        if (early) freed[buffer].template wait<clustered>(parity);
         now.wait(from);
         advance();
         const int count_next = count_there();
@@ -153,13 +124,12 @@ struct walk {
 #pragma unroll
           for (int tile = 0; tile < Tiles; ++tile) multiply_kept(sum[tile], weights[tile], k0, b);
         }
-        if (early) freed[buffer].template wait<clustered>(parity);
 #pragma unroll
         for (int tile = 0; tile < Tiles; ++tile) {
           scale.take_back(weights[tile], sum[tile]);
           hand_over(tile, sum[tile], buffer);
         }
-        if constexpr (!clustered) arrived[buffer].arrive();
+        arrived[buffer].arrive();
         if (!early) {
           // Words of the next round are not sent before this one is finished here, either.
           freed[buffer].template wait<clustered>(parity ^ 1);
@@ -193,7 +163,7 @@ struct walk {
           }
           hand_over(tile, sum, buffer);
         }
-        if constexpr (!clustered) arrived[buffer].arrive();
+        arrived[buffer].arrive();
       }
       if (++buffer == walk_buffers) buffer = 0, parity ^= 1;
     }
@@ -208,19 +178,23 @@ struct walk {
       return kept[(row_tile * units + unit) * columns + role.column];
     };
     index_t b, j;
-    const auto place = [&](int unit, int row_tile) {
+    const auto inside = [&](int unit, int row_tile) {
       b = row0 + row_tile * columns + role.column, j = first_unit + unit;
       return unit < units && b < steps.r.batch && j < steps.r.d;
     };
     for (int row_tile = role.turn; row_tile < row_tiles; row_tile += role.turns)
       for (int unit = role.unit; unit < units; unit += role.units)
-        if (place(unit, row_tile)) kept_at(unit, row_tile) = steps.begin(b, j, range);
+        if (inside(unit, row_tile)) kept_at(unit, row_tile) = steps.begin(b, j, range);
 
+    // Of the unit and row of this thread's next round, and what that needs.
+    bool live = inside(role.unit, role.turn);
+    auto place = steps.at(b, j, 0, range);
     typename Steps::ahead ahead{};
     Acc own(0);
     const auto look = [&](int unit, int row_tile, index_t i) {
-      if (i >= rounds || !place(unit, row_tile)) return;
-      ahead = steps.look_ahead(b, j, i, range);
+      live = i < rounds && inside(unit, row_tile);
+      if (!live) return;
+      ahead = steps.look_ahead(place, i, range);
       own = kept_at(unit, row_tile);
     };
     look(role.unit, role.turn, 0);
@@ -242,16 +216,21 @@ struct walk {
             if (multiplies)
               add_parts<parts, Steps::two_sums ? 2 : 1>(
                   sums + buffer * sums_words + (unit < units ? unit : 0) * unit_sums<Steps> +
-                      role.column,
+                      (Steps::two_sums ? 2 : 1) * role.column,
                   units * unit_sums<Steps>, role, sum);
-            if (!place(unit, row_tile)) continue;
-            if (first > 0) look(unit, row_tile, i);
-            own = steps.finish(ahead, own, sum[0], sum[1], role.helper == 0);
+            if (first > 0) {
+              inside(unit, row_tile), place = steps.at(b, j, i, range);
+              look(unit, row_tile, i);
+            }
+            if (!live) continue;
+            own = steps.finish(place, ahead, own, sum[0], sum[1], role.helper == 0);
             kept_at(unit, row_tile) = own;
           }
           if (multiplies) free(buffer);
           const int next = row_tile + role.turns;
           const bool wraps = next >= row_tiles;
+          if (role.units < units) inside(role.unit, row_tile), place = steps.at(b, j, i, range);
+          steps.move(place, columns * (wraps ? role.turn - row_tile : role.turns), wraps);
           look(role.unit, wraps ? role.turn : next, i + wraps);
         }
         if (++turn == role.turns) turn = 0;

@@ -3,7 +3,7 @@
 // its part of the depth, and those that finish add them up.
 #pragma once
 
-#include <mmrec/cuda/recurrence/fragments.cuh>
+#include <mmrec/cuda/recurrence/exchange.cuh>
 
 namespace mmrec::cuda::detail {
 
@@ -11,12 +11,82 @@ namespace mmrec::cuda::detail {
 inline constexpr int product_warps = 8, finish_warps = 4;
 inline constexpr int finish_threads = finish_warps * warp,
                      walk_threads = product_warps * warp + finish_threads;
-/// Words between the sums of two units; two more than there are, which keeps the banks apart.
+/// Words between the sums of two units, more than there are, which keeps the banks apart: by
+/// columns, and both sums of a unit beside each other.
 template <class Steps>
-inline constexpr int unit_sums = (Steps::two_sums ? 2 : 1) * fragment_columns + 2;
+inline constexpr int unit_sums = Steps::two_sums ? 2 * fragment_columns + 4 : fragment_columns + 2;
 
 /// Sums of so many rounds are on their way to those who finish them.
 inline constexpr int walk_buffers = 4;
+
+template <int Blocks>
+inline constexpr bool in_cluster = Blocks > 1 && has_clusters;
+
+/// Where a warp that multiplies leaves the sums of its part. Of a tile a lane has two columns of rows
+/// `row` and row + 8: both sums of one unit, or the sums of two units. Those of this block's units
+/// are written, the others sent.
+template <class Steps, int Blocks, int Tiles>
+class sums_out {
+  using Acc = typename Steps::Acc;
+  static constexpr int shares = Steps::two_sums ? 1 : 2;
+  using share_sums = pack<Acc, 4 / shares>;
+
+ public:
+  /// `words`: of the sums of a round.
+  __device__ sums_out(Acc* sums, int words, arrivals* arrived, int part, int rank, int units)
+      : sums_(sums), words_(words), part_(part), units_(units) {
+    if constexpr (in_cluster<Blocks>) {
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile)
+#pragma unroll
+        for (int share = 0; share < shares; ++share) {
+          const int block = block_of(tile, share), at = place_of(tile, share, block);
+          place_[tile][share] = at, here_[tile][share] = block == rank;
+          there_[tile][share] = address_in(address_of(sums + at), block);
+          counter_[tile][share] = address_in(address_of(&arrived[0].barrier), block);
+        }
+    }
+  }
+  __device__ __forceinline__ void operator()(int tile, const fragment_sum<Acc>& sum,
+                                             int buffer) const {
+#pragma unroll
+    for (int share = 0; share < shares; ++share) {
+      share_sums of;
+      if constexpr (Steps::two_sums)
+        of = {sum.of[0], sum.of[2], sum.of[1], sum.of[3]};
+      else
+        of = {sum.of[2 * share], sum.of[2 * share + 1]};
+      const auto store = [&](int place) {
+        *reinterpret_cast<share_sums*>(sums_ + buffer * words_ + place) = of;
+      };
+      if constexpr (!in_cluster<Blocks>)
+        store(place_of(tile, share, block_of(tile, share)));
+      else if (here_[tile][share])
+        store(place_[tile][share]);
+      else
+        store_in(there_[tile][share] + buffer * words_ * int(sizeof(Acc)),
+                 counter_[tile][share] + buffer * int(sizeof(arrivals)), of);
+    }
+  }
+
+ private:
+  __device__ int unit_of(int tile, int share) const {
+    return tile * Steps::units + fragment_lane().row + 8 * share;
+  }
+  __device__ int block_of(int tile, int share) const {
+    return Blocks == 1 ? 0 : unit_of(tile, share) / units_;
+  }
+  __device__ int place_of(int tile, int share, int block) const {
+    return (part_ * units_ + unit_of(tile, share) - block * units_) * unit_sums<Steps> +
+           4 / shares * fragment_lane().place;
+  }
+
+  Acc* sums_;
+  int words_, part_, units_;
+  int place_[Tiles][shares];
+  bool here_[Tiles][shares];
+  shared_address there_[Tiles][shares], counter_[Tiles][shares];
+};
 
 /// Which threads finish which units of which rounds: a unit of a row of the batch is always the same
 /// thread's. Where there are threads for more than one round they take turns; otherwise they help one
@@ -30,9 +100,10 @@ struct finishers {
     units = all_units < most ? all_units : most;
     while (row_tiles % (2 * turns) == 0 && 2 * turns * units <= most) turns *= 2;
     while (2 * turns * units * helpers <= most && helpers < most_helpers) helpers *= 2;
-    const int each = finish_threads / turns, local = static_cast<int>(threadIdx.x) % finish_threads;
-    helper = local % helpers, unit = local % each / helpers % units;
-    column = local % each / helpers / units, turn = local / each;
+    const int each = finish_threads / turns, local = static_cast<int>(threadIdx.x) % finish_threads,
+              lane = local % warp, lanes = warp / helpers,
+              place = local % each / warp * lanes + lane % lanes;
+    helper = lane / lanes, unit = place % units, column = place / units, turn = local / each;
     if (column >= fragment_columns) unit = all_units, column = 0;  // none
   }
   __device__ int warps() const { return finish_warps / turns; }
@@ -41,22 +112,21 @@ struct finishers {
 /// sum[kind] of one unit and column, by this thread and its helpers; all lanes of the warp call this.
 /// `at` is the first part's, `stride` leads to the next part's. The order does not depend on how many
 /// help: four sums of every fourth part, those of the even and of the odd ones, and both. A helper
-/// has every Helpers-th part: neighbours keep the banks apart.
+/// has every Helpers-th part.
 template <int Parts, int Kinds, int Helpers, class Acc>
 __device__ __forceinline__ void add_parts_of(const Acc* at, int stride, int helper, Acc* sum) {
   constexpr int own = most_helpers / Helpers, rows = Parts / most_helpers;
   at += helper * stride;
-  Acc of[rows][own][Kinds];  // all on their way together
+  pack<Acc, Kinds> of[rows][own];  // all on their way together
 #pragma unroll
   for (int w = 0; w < rows; ++w)
 #pragma unroll
     for (int h = 0; h < own; ++h)
+      of[w][h] = *reinterpret_cast<const pack<Acc, Kinds>*>(at + (w * most_helpers + h * Helpers) *
+                                                                     stride);
+  const auto add = [](pack<Acc, Kinds>& to, const pack<Acc, Kinds>& from) {
 #pragma unroll
-      for (int kind = 0; kind < Kinds; ++kind)
-        of[w][h][kind] = at[(w * most_helpers + h * Helpers) * stride + kind * fragment_columns];
-  const auto add = [](Acc(&to)[Kinds], const Acc(&from)[Kinds]) {
-#pragma unroll
-    for (int kind = 0; kind < Kinds; ++kind) to[kind] += from[kind];
+    for (int kind = 0; kind < Kinds; ++kind) to.element[kind] += from.element[kind];
   };
 #pragma unroll
   for (int w = 1; w < rows; ++w)
@@ -68,14 +138,15 @@ __device__ __forceinline__ void add_parts_of(const Acc* at, int stride, int help
     for (int h = 0; h < distance; ++h) add(of[0][h], of[0][h + distance]);
 #pragma unroll
   for (int other = Helpers / 2; other > 0; other /= 2) {
-    Acc theirs[Kinds];
+    pack<Acc, Kinds> theirs;
 #pragma unroll
     for (int kind = 0; kind < Kinds; ++kind)
-      theirs[kind] = __shfl_xor_sync(all_lanes, of[0][0][kind], other);
+      theirs.element[kind] =
+          __shfl_xor_sync(all_lanes, of[0][0].element[kind], other * (warp / Helpers));
     add(of[0][0], theirs);
   }
 #pragma unroll
-  for (int kind = 0; kind < Kinds; ++kind) sum[kind] = of[0][0][kind];
+  for (int kind = 0; kind < Kinds; ++kind) sum[kind] = of[0][0].element[kind];
 }
 template <int Parts, int Kinds, class Acc>
 __device__ __forceinline__ void add_parts(const Acc* at, int stride, const finishers& role,
