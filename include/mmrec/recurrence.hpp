@@ -22,7 +22,7 @@
 // backend::cuda: the sequential solver is one kernel that stays for all steps, the parallel one
 // decides on the device when a window is done (cuda/recurrence.cuh). A call waits for nothing and
 // can be captured; what a parallel solve took is in options.report once the stream is there.
-// Products of float states with weights are as exact as float's, but an infinite state gives NaN.
+// Products of floats are as exact as float's own, but an infinite state or gradient gives NaN.
 //
 // final may be the initial state, and dinitial may be dfinal. Errors: shapes, null data (for the
 // weights of the mix gate only where there is one), another stride than 1 on D, outputs that

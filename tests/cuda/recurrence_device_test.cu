@@ -169,6 +169,36 @@ TEST_CASE("recurrence on the GPU: a large product with z is as exact as one of f
     }
 }
 
+// The same of sums over tokens, whose factors lie the other way round: in pieces of the sum, too, and
+// added to what is there.
+TEST_CASE("recurrence on the GPU: a large product over tokens is as exact as one of floats",
+          "[components]") {
+  const index_t tokens = 4500, m = 1600, n = 1330;
+  const auto a = random_vector<float>(tokens * m, 1), b = random_vector<float>(tokens * n, 2),
+             before = random_vector<float>(m * n, 3);
+  std::vector<float> sums = before;
+  const stream stream;
+  mmrec::cuda::detail::sum_over_tokens(
+      backend::cuda{stream.get()}, "test", view<const float, 2>(a.data(), {tokens, m}),
+      view<const float, 2>(b.data(), {tokens, n}), view<float, 2>(sums.data(), {m, n}), true);
+  stream.wait();
+  const auto of = [](const std::vector<float>& v, index_t i) {
+    return static_cast<double>(v[static_cast<std::size_t>(i)]);
+  };
+  for (const index_t i : {index_t{0}, index_t{31}, index_t{32}, m - 1})
+    for (index_t j = 0; j < n; ++j) {
+      double sum = of(before, i * n + j), size = std::abs(sum);
+      for (index_t t = 0; t < tokens; ++t) {
+        const double term = of(a, t * m + i) * of(b, t * n + j);
+        sum += term, size += std::abs(term);
+      }
+      CAPTURE(i, j);
+      CHECK(std::abs(of(sums, i * n + j) - sum) <=
+            static_cast<double>(std::numeric_limits<float>::epsilon()) *
+                (static_cast<double>(mmrec::cuda::detail::summed_depth) / 8) * size);
+    }
+}
+
 TEMPLATE_TEST_CASE("recurrence on the GPU: a captured solve gives the bits of a plain one",
                    "[components][gradients]", float, Eigen::half) {
   // Blocks alone, and in clusters.

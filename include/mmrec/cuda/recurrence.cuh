@@ -95,9 +95,9 @@ void mix_of_tokens(const backend::cuda& on, const char* function, const view<con
   };
   view<const S, 2> all;
   if (one_matrix(z, all))
-    return multiply_split(on, function, all, weights.permuted({1, 0}), to(0, all.extent(0)));
+    return multiply_split(on, function, all, weights.permuted({1, 0}), to(0, all.extent(0)), false);
   for (index_t b = 0; b < z.extent(0); ++b)
-    multiply_split(on, function, z.select(0, b), weights.permuted({1, 0}), to(b, time));
+    multiply_split(on, function, z.select(0, b), weights.permuted({1, 0}), to(b, time), false);
 }
 
 /// Where the device writes what it did, and what is known before.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // D = A B in float on the tensor cores: each factor is the sum of two TF32 numbers, and the product
 // three products of theirs, smallest first (Ootomo and Yokota, arXiv 2203.03341). cuBLASLt's product
-// of floats uses no tensor core: it takes twice as long where matrices are large.
+// of floats uses no tensor core: where matrices are large it takes 1.5 to 1.8 times as long.
 //
 // The tensor cores cut off what their sums cannot hold: a sum of n terms has a relative error near
-// n / 8 units of the last place, not near the root of n. An infinite factor gives NaN.
+// n / 8 units of the last place, not near the root of n. So sums of more than summed_depth terms are
+// added up in float. An infinite factor gives NaN.
 #pragma once
 
 #include <mmrec/cuda/linear/product.cuh>
@@ -23,59 +24,103 @@ struct split_value {
   }
 };
 
-/// Both parts of a matrix.
-struct split_matrix {
-  stream_scratch memory;
-  view<float, 2> high, low;
-  split_matrix(const backend::cuda& on, const char* function, index_t rows, index_t columns)
-      : memory(on, function, static_cast<std::size_t>(2 * rows * columns) * sizeof(float)),
-        high(reinterpret_cast<float*>(memory.data()), {rows, columns}),
-        low(high.data_handle() + rows * columns, {rows, columns}) {}
+/// The parts of `from` (lines, depth) whose columns lie together in memory, as lines that do.
+inline constexpr int split_tile = 32;
+template <class T>  // float; a template, so that several files may have it
+__global__ void __launch_bounds__(split_tile* split_tile / 4)
+    split_turned_kernel(view<const T, 2> from, T* low, T* high, index_t pitch) {
+  __shared__ T tile[split_tile][split_tile + 1];
+  const index_t lines = from.extent(0), depth = from.extent(1),
+                across = (lines + split_tile - 1) / split_tile,
+                line0 = blockIdx.x % across * split_tile, k0 = blockIdx.x / across * split_tile;
+  const int x = static_cast<int>(threadIdx.x) % split_tile;
+  for (int y = static_cast<int>(threadIdx.x) / split_tile; y < split_tile; y += split_tile / 4)
+    if (line0 + x < lines && k0 + y < depth) tile[y][x] = from(line0 + x, k0 + y);
+  __syncthreads();
+  for (int y = static_cast<int>(threadIdx.x) / split_tile; y < split_tile; y += split_tile / 4)
+    if (line0 + y < lines && k0 + x < depth) {
+      const auto [h, l] = split_value{}(tile[x][y]);
+      high[(line0 + y) * pitch + k0 + x] = h, low[(line0 + y) * pitch + k0 + x] = l;
+    }
+}
+
+/// Both parts of a factor (lines, depth), in each line one behind the other: tensor cores read TF32
+/// numbers along the depth.
+class split_matrix {
+ public:
+  split_matrix(const backend::cuda& on, const char* function, index_t lines, index_t depth,
+               bool low_first)
+      : memory_(on, function, static_cast<std::size_t>(2 * lines * depth) * sizeof(float)),
+        low_first_(low_first),
+        all_(reinterpret_cast<float*>(memory_.data()), {lines, 2 * depth}) {}
   void set(const backend::cuda& on, const char* function, const view<const float, 2>& from) {
-    enqueue_transform(on, function, split_value{},
-                      std::tuple{high.slice(0, 0, from.extent(0)), low.slice(0, 0, from.extent(0))},
-                      std::tuple{from});
+    here_ = all_.slice(0, 0, from.extent(0)), depth_ = from.extent(1);
+    const view<float, 2> low = part(low_first_), high = part(!low_first_);
+    if (from.stride(1) == 1)
+      return enqueue_transform(on, function, split_value{}, std::tuple{high, low},
+                               std::tuple{from});
+    const auto tiles = [](index_t n) { return (n + split_tile - 1) / split_tile; };
+    launch(on, function, {tiles(from.extent(0)) * tiles(depth_), split_tile * split_tile / 4, 0},
+           split_turned_kernel<float>, from, low.data_handle(), high.data_handle(), all_.stride(0));
   }
+  view<const float, 2> both() const { return here_.slice(1, 0, 2 * depth_); }
+  /// Of the high parts: `count` along the depth.
+  view<const float, 2> high(index_t first, index_t count) const {
+    return part(!low_first_).slice(1, first, count);
+  }
+
+ private:
+  view<float, 2> part(bool first) const { return here_.slice(1, first ? 0 : depth_, depth_); }
+
+  stream_scratch memory_;
+  bool low_first_;
+  view<float, 2> all_, here_;
+  index_t depth_ = 0;
 };
 
-/// Rows of A that are split together, which bounds the scratch, and products that are worth it.
-inline constexpr index_t split_rows = 16384;
-inline constexpr double split_flops = 4e9;
+/// Rows of A and terms of a sum that are split together, which bounds the scratch; and the terms that
+/// tensor cores sum up, so that they lose no more than a long sum of floats does.
+inline constexpr index_t split_rows = 16384, split_depth = 4096, summed_depth = 1024;
+/// What is worth it: work for the splitting, and a result for every multiprocessor.
+inline constexpr double split_flops = 4e9, split_results = 2e6;
 
-/// D (m, n) = A (m, k) B (k, n).
+/// D (m, n) = A (m, k) B (k, n), or D += A B.
 template <class S, class D>
 void multiply_split(const backend::cuda& on, const char* function, const view<const S, 2>& a,
-                    const view<const S, 2>& b, const view<D, 2>& d) {
+                    const view<const S, 2>& b, const view<D, 2>& d, bool accumulate) {
   if constexpr (std::same_as<S, float>) {
     const index_t m = a.extent(0), k = a.extent(1), n = b.extent(1);
-    if (!on.tf32 && !tuning_of_linear().plain_products &&
-        2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n) >=
-            split_flops) {
+    const double results = static_cast<double>(m) * static_cast<double>(n),
+                 flops = 2 * static_cast<double>(k) * results;
+    if (!on.tf32 && !tuning_of_linear().plain_products && results >= split_results &&
+        flops >= split_flops) {
       backend::cuda tensor = on;
       tensor.tf32 = true;
-      // B as it lies in memory: its transpose by rows, if that is where its columns go on.
-      const bool turned = b.stride(0) == 1;
-      split_matrix right(on, function, turned ? n : k, turned ? k : n),
-          left(on, function, std::min(m, split_rows), k);
-      right.set(on, function, turned ? view<const S, 2>(b.permuted({1, 0})) : b);
-      const auto of_b = [&](const view<float, 2>& part) {
-        const view<const float, 2> v = part;
-        return turned ? view<const float, 2>(v.permuted({1, 0})) : v;
+      const index_t rows = std::min(m, split_rows), terms = std::min(k, split_depth);
+      split_matrix left(on, function, rows, terms, true), right(on, function, n, terms, false);
+      const auto multiply_lines = [&](const view<const float, 2>& x, const view<const float, 2>& y,
+                                      const view<D, 2>& to, bool add) {
+        multiply(tensor, function, x, view<const float, 2>(y.permuted({1, 0})), to, add);
       };
-      for (index_t i = 0; i < m; i += split_rows) {
-        const index_t rows = std::min(split_rows, m - i);
-        const view<D, 2> to = d.slice(0, i, rows);
-        const view<const float, 2> high = left.high.slice(0, 0, rows),
-                                   low = left.low.slice(0, 0, rows);
-        left.set(on, function, a.slice(0, i, rows));
-        multiply(tensor, function, low, of_b(right.high), to, false);
-        multiply(tensor, function, high, of_b(right.low), to, true);
-        multiply(tensor, function, high, of_b(right.high), to, true);
+      for (index_t q = 0; q < k; q += terms) {
+        const index_t depth = std::min(terms, k - q);
+        right.set(on, function, b.slice(0, q, depth).permuted({1, 0}));
+        for (index_t i = 0; i < m; i += rows) {
+          const index_t count = std::min(rows, m - i);
+          const view<D, 2> to = d.slice(0, i, count);
+          left.set(on, function, a.slice(0, i, count).slice(1, q, depth));
+          // low high + high low, a sum of small terms, and then high high
+          multiply_lines(left.both(), right.both(), to, accumulate || q > 0);
+          for (index_t p = 0; p < depth; p += summed_depth) {
+            const index_t summed = std::min(summed_depth, depth - p);
+            multiply_lines(left.high(p, summed), right.high(p, summed), to, true);
+          }
+        }
       }
       return;
     }
   }
-  multiply(on, function, a, b, d, false);
+  multiply(on, function, a, b, d, accumulate);
 }
 
 }  // namespace mmrec::cuda::detail

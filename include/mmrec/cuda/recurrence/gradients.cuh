@@ -3,7 +3,7 @@
 // those of the weights are products over all tokens, and those of z and gamma one pass over them.
 #pragma once
 
-#include <mmrec/cuda/linear/product.cuh>
+#include <mmrec/cuda/linear/split_product.cuh>
 #include <mmrec/cuda/recurrence/steps.cuh>
 #include <mmrec/cuda/reduce.cuh>
 
@@ -62,11 +62,11 @@ template <class Acc, class T>
 void sum_over_tokens(const backend::cuda& on, const char* function, const view<const Acc, 2>& a,
                      const view<const Acc, 2>& b, const view<T, 2>& to, bool accumulate) {
   if constexpr (std::same_as<Acc, T>) {
-    multiply(on, function, a.permuted({1, 0}), b, to, accumulate);
+    multiply_split(on, function, a.permuted({1, 0}), b, to, accumulate);
   } else {
     const stream_scratch memory(on, function, bytes_of<Acc>(to.size()));
     const view<Acc, 2> sums(scratch_array<Acc>(memory), to.extents());
-    multiply(on, function, a.permuted({1, 0}), b, sums, false);
+    multiply_split(on, function, a.permuted({1, 0}), b, sums, false);
     combine(on, function, view<const Acc, 2>(sums), to, accumulate);
   }
 }
@@ -100,14 +100,21 @@ void gradients_of_tokens(const backend::cuda& on, const char* function,
   const auto& r = steps.r;
   const bool mix_gate = r.gates == 2, add = out.accumulate_parameters;
   const index_t tokens = r.batch * r.time, width = r.gates * r.pitch;
-  const view<const Acc, 2> a_block(steps.a, {tokens, r.d}, {width, 1});
+  const view<const Acc, 2> a(steps.a, {tokens, width}), p(steps.p, {tokens, r.d});
   const view<const Acc, 2> a_mix(steps.a + (mix_gate ? r.pitch : 0), {tokens, r.d}, {width, 1});
-  const view<const Acc, 2> p(steps.p, {tokens, r.d});
-  if (out.dblock) sum_over_tokens(on, function, a_block, p, out.dblock, add);
+  if (out.dblock || (mix_gate && out.dmix)) {
+    const stream_scratch memory(on, function, bytes_of<Acc>(width * r.d));
+    const view<Acc, 2> sums(scratch_array<Acc>(memory), {width, r.d});  // both products with p
+    sum_over_tokens(on, function, a, p, sums, false);
+    const auto of_gate = [&](index_t gate) {
+      return view<const Acc, 2>(sums.slice(0, gate * r.pitch, r.d));
+    };
+    if (out.dblock) combine(on, function, of_gate(0), out.dblock, add);
+    if (mix_gate && out.dmix) combine(on, function, of_gate(1), out.dmix.slice(1, r.d, r.d), add);
+  }
   if (mix_gate && out.dmix) {
     const widened<Acc, 3> z(on, function, view<const S, 3>(r.z));
     sum_over_tokens(on, function, a_mix, z.rows(), out.dmix.slice(1, 0, r.d), add);
-    sum_over_tokens(on, function, a_mix, p, out.dmix.slice(1, r.d, r.d), add);
   }
   if (out.dblock_bias || (mix_gate && out.dmix_bias)) {
     const stream_scratch memory(on, function, bytes_of<Acc>(width));
@@ -125,7 +132,8 @@ void gradients_of_tokens(const backend::cuda& on, const char* function,
   Acc* const through_mix = scratch_array<Acc>(memory);
   if (product) {
     const widened<Acc, 2> weights(on, function, w.mix.slice(1, 0, r.d));
-    multiply(on, function, a_mix, weights.rows(), view<Acc, 2>(through_mix, {tokens, r.d}), false);
+    multiply_split(on, function, a_mix, weights.rows(), view<Acc, 2>(through_mix, {tokens, r.d}),
+                   false);
   }
   launch(on, function, {std::min<index_t>(tokens, 65535), 256, 0}, token_gradients_kernel<S>, steps,
          static_cast<const Acc*>(through_mix), stored_view(out.dz), stored_view(out.dgamma));
