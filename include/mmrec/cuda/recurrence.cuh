@@ -29,8 +29,8 @@ namespace cuda {
 /// The rule behind solver::automatic, in microseconds as they were measured in float: the walk's on
 /// an H100, the sweeps' on an H200.
 struct recurrence_tuning {
-  double step = 1.3;                 ///< of the walk: one exchange, and the block's own latencies
-  double step_per_megaflop = 0.028;  ///< of a step's products
+  double step = 1.15;                ///< of the walk: one exchange, and the block's own latencies
+  double step_per_megaflop = 0.023;  ///< of a step's products
   double sweeps = 10, sweep = 55;  ///< how many a contracting system takes; what one costs a window
   double sweep_per_megaflop = 0.09;
 
