@@ -62,19 +62,20 @@ class dense_rows {
 /// Bytes of the small factor, or of the result, that a kernel keeps in the first-level cache.
 inline constexpr index_t kept_bytes = 16384;
 
-/// Dot products of all rows of x with the columns [first, first + live) of b: one batch per row.
-/// Rows x Columns of them at a time, a piece of k after the other; x has a multiple of Rows rows.
-/// A pair of columns is too few streams to hide the memory, so the next pair is asked for.
+/// Dot products of all rows of x with every apart-th column of b from `first` on, no further than
+/// column `last`: one batch per row. Rows x Columns of them at a time, a piece of k after the other;
+/// x has a multiple of Rows rows.
+/// A pair of columns is too few streams to hide the memory, so the next pair is asked for. (Eight
+/// are best left to the hardware: there the same costs a tenth.)
 template <class V, std::size_t Rows, std::size_t Columns, class A, class B>
-void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t first, index_t live,
-                  V* result) {
+void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t first, index_t apart,
+                  index_t last, V* result) {
   static_assert(lanes<V> % Columns == 0, "mmrec: a batch of results is made of whole groups");
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr index_t piece = kept_bytes / static_cast<index_t>(Rows * sizeof(V)) * w;
   // Two units that take four cycles want eight multiply-adds that do not wait for one another.
   constexpr std::size_t chains = Rows == 1 && Columns < 8 ? 2 : 1, all = Rows * Columns;
-  const bool far = b.extent(0) >= 64 * w;  // long streams, which memory feeds
-  const index_t depth = b.extent(0), ahead = static_cast<index_t>(Columns) * b.stride(1);
+  const index_t depth = b.extent(0), ahead = static_cast<index_t>(Columns) * apart * b.stride(1);
   for (index_t row = 0; row < rows; row += static_cast<index_t>(Rows)) {
     std::array<std::array<V, lanes<V>>, Rows> parts;
     for (auto& p : parts) p.fill(V(0));
@@ -88,7 +89,7 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
         if constexpr (chains == 2) std::fill(total.begin() + all, total.end(), V(0));
         std::array<decltype(b.at(0, 0)), Columns> from;
         for (std::size_t c = 0; c < Columns; ++c)
-          from[c] = b.at(0, first + std::min(static_cast<index_t>(at + c), live - 1));
+          from[c] = b.at(0, std::min(first + static_cast<index_t>(at + c) * apart, last));
         const auto step = [&](index_t k, auto chain, const auto& load) MMREC_LAMBDA_INLINE {
           std::array<V, Columns> y;
           unroll<Columns>([&](auto c) MMREC_LAMBDA_INLINE {
@@ -105,16 +106,13 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
           });
         };
         constexpr std::integral_constant<std::size_t, 0> one;
-        constexpr std::integral_constant<std::size_t, chains - 1> last;
+        constexpr std::integral_constant<std::size_t, chains - 1> other;
         const auto whole = [](const auto* p) MMREC_LAMBDA_INLINE { return load_lanes<V>(p); };
         const index_t end = std::min(depth, k0 + piece);
         index_t k = k0;
         for (; Rows == 1 && k + 2 * w <= end; k += 2 * w) {
-          if (Columns == 8 && far)
-            unroll<Columns>([&](auto c)
-                                MMREC_LAMBDA_INLINE { __builtin_prefetch(from[c] + k + 16 * w); });
           step(k, one, whole);
-          step(k + w, last, whole);
+          step(k + w, other, whole);
         }
         for (; k + w <= end; k += w) step(k, one, whole);
         if (k < end)
@@ -149,17 +147,22 @@ void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const
     if (height == 8) dots = &dot_products<V, 8, 2, A, B>;
   threads = b.extent(0) * columns < serial_matrix ? 1 : thread_count(threads);
   // Several batches to a rectangle of results, if that leaves tasks for the threads.
-  constexpr index_t most = 4 * w;
+  constexpr index_t most = 8 * w;
   const index_t each =
-      threads == 1 ? most : std::clamp<index_t>(columns / (4 * index_t(threads) * w), 1, 4) * w;
+      threads == 1 ? most : std::clamp<index_t>(columns / (4 * index_t(threads) * w), 1, 8) * w;
   parallel_for(threads, (columns + each - 1) / each, [&](index_t task) {
     const index_t first = task * each, live = std::min(each, columns - first);
+    // The columns of a batch are as far apart as they can be: with the next batch each of these
+    // streams goes on where it was, and long streams are read faster.
+    const index_t apart = (live + w - 1) / w;
     alignas(V) std::array<Acc, few_rows * most> rectangle;
-    for (index_t j = 0; j < live; j += w) {
+    for (index_t j = 0; j < apart; ++j) {
       std::array<V, few_rows> result;
-      dots(x, rows, b, first + j, std::min(w, live - j), result.data());
+      dots(x, rows, b, first + j, apart, first + live - 1, result.data());
       for (index_t r = 0; r < rows; ++r)
-        result[static_cast<std::size_t>(r)].store_aligned(rectangle.data() + r * most + j);
+        for (index_t i = 0; i < w; ++i)
+          rectangle[static_cast<std::size_t>(r * most + i * apart + j)] =
+              result[static_cast<std::size_t>(r)].get(static_cast<std::size_t>(i));
     }
     finish({0, rows, first, live}, rectangle.data(), most);
   });
