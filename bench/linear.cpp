@@ -116,9 +116,10 @@ bench::linear_peer eigen_linear(const char* name, const bench::eigen_peer& eigen
                                 const bench::linear_problem<float>& p) {
   const auto du =
       std::make_shared<std::vector<float>>(static_cast<std::size_t>(p.rows * p.outputs));
+  const auto w = std::make_shared<std::vector<float>>(p.w, p.w + p.outputs * p.inputs);
   return {name,
           [=] {
-            eigen.forward(p.x, p.w, p.y, p.rows, p.inputs, p.outputs, p.threads);
+            eigen.forward(p.x, w->data(), p.y, p.rows, p.inputs, p.outputs, p.threads);
             for (long i = 0; i < p.rows; ++i)
               for (long j = 0; j < p.outputs; ++j) {
                 const float u = p.y[i * p.outputs + j] + p.bias[j];
@@ -134,7 +135,7 @@ bench::linear_peer eigen_linear(const char* name, const bench::eigen_peer& eigen
                 g[at] = p.y[at] > 0 ? p.dy[at] : 0;
                 p.dbias[j] += g[at];
               }
-            eigen.backward(g, p.x, p.w, p.dx, p.dw, p.rows, p.inputs, p.outputs, p.threads);
+            eigen.backward(g, p.x, w->data(), p.dx, p.dw, p.rows, p.inputs, p.outputs, p.threads);
           }};
 }
 

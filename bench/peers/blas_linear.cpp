@@ -80,15 +80,17 @@ std::shared_ptr<blas> load(const char* title, const char* file) {
 linear_peer peer_of(const std::shared_ptr<blas>& b, const linear_problem<float>& p) {
   const int n = static_cast<int>(p.rows), k = static_cast<int>(p.inputs),
             m = static_cast<int>(p.outputs);
+  const auto own_w = std::make_shared<std::vector<float>>(p.w, p.w + p.outputs * p.inputs);
   const auto use_threads = [b, threads = p.threads] {
     if (b->set_threads) b->set_threads(threads);
   };
   const auto forward = [=] {
     use_threads();
+    const float* const w = own_w->data();
     if (n == 1)
-      b->gemv(row_major, plain, m, k, 1, p.w, k, p.x, 1, 0, p.y, 1);
+      b->gemv(row_major, plain, m, k, 1, w, k, p.x, 1, 0, p.y, 1);
     else
-      b->gemm(row_major, plain, transposed, n, m, k, 1, p.x, k, p.w, k, 0, p.y, m);
+      b->gemm(row_major, plain, transposed, n, m, k, 1, p.x, k, w, k, 0, p.y, m);
     for (long i = 0; i < p.rows; ++i)
       for (long j = 0; j < p.outputs; ++j) {
         float& y = p.y[i * p.outputs + j];
@@ -100,6 +102,7 @@ linear_peer peer_of(const std::shared_ptr<blas>& b, const linear_problem<float>&
       std::make_shared<std::vector<float>>(static_cast<std::size_t>(p.rows * p.outputs));
   const auto backward = [=] {
     use_threads();
+    const float* const w = own_w->data();
     float* const g = du->data();
     for (long j = 0; j < p.outputs; ++j) p.dbias[j] = 0;
     for (long i = 0; i < p.rows; ++i)
@@ -109,11 +112,11 @@ linear_peer peer_of(const std::shared_ptr<blas>& b, const linear_problem<float>&
         p.dbias[j] += g[at];
       }
     if (n == 1) {
-      b->gemv(row_major, transposed, m, k, 1, p.w, k, g, 1, 0, p.dx, 1);
+      b->gemv(row_major, transposed, m, k, 1, w, k, g, 1, 0, p.dx, 1);
       for (long i = 0; i < p.inputs * p.outputs; ++i) p.dw[i] = 0;
       b->ger(row_major, m, k, 1, g, 1, p.x, 1, p.dw, k);
     } else {
-      b->gemm(row_major, plain, plain, n, k, m, 1, g, m, p.w, k, 0, p.dx, k);
+      b->gemm(row_major, plain, plain, n, k, m, 1, g, m, w, k, 0, p.dx, k);
       b->gemm(row_major, transposed, plain, m, k, n, 1, g, m, p.x, k, 0, p.dw, k);
     }
   };

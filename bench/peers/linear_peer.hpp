@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Other libraries' linear layer with relu, ready to take turns with ours. A peer is bound to the
 // arrays of one problem, so that whatever it prepares (primitives, packed weights) is outside of
-// what is timed.
+// what is timed. Each has a copy of W: who shared it would find in the cache what his neighbour has
+// just read.
 //
 //   const bench::linear_problem<float> p{.rows = 128, .inputs = 512, .outputs = 512, .threads = 1,
 //                                        .x = x, .w = w, .bias = b, .dy = dy,

@@ -33,7 +33,7 @@ struct context {
   memory wrap(const memory::desc& d, const void* data) {
     return {d, engine, const_cast<void*>(data)};
   }
-  /// The same values in the layout `wanted`.
+  /// A copy in the layout `wanted`.
   memory reordered(memory from, const memory::desc& wanted) {
     memory to(wanted, engine);
     dnnl::reorder(from, to).execute(stream, from, to);
@@ -53,8 +53,7 @@ bound forward_of(context& c, const linear_problem<T>& p, memory::data_type type,
   dnnl::primitive_attr attributes;
   attributes.set_post_ops(relu);
   const dnnl::matmul::primitive_desc d({x, packed ? any : plain, bias, y}, attributes, c.engine);
-  memory w = c.wrap(plain, p.w);
-  if (packed && d.weights_desc() != plain) w = c.reordered(w, d.weights_desc());
+  const memory w = c.reordered(c.wrap(plain, p.w), d.weights_desc());
   return {dnnl::matmul(d),
           {{DNNL_ARG_SRC, c.wrap(x, p.x)},
            {DNNL_ARG_WEIGHTS, w},
@@ -80,8 +79,7 @@ std::vector<bound> backward_of(context& c, const linear_problem<T>& p, memory::d
                                                                hint);
   const dnnl::inner_product_backward_weights::primitive_desc weights({x, w, bias, y}, c.engine,
                                                                      hint);
-  memory w_used = c.wrap(w, p.w);
-  if (packed && data.weights_desc() != w) w_used = c.reordered(w_used, data.weights_desc());
+  const memory w_used = c.reordered(c.wrap(w, p.w), data.weights_desc());
   const memory du(y, c.engine);
   return {
       {dnnl::eltwise_backward(relu_d),

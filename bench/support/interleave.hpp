@@ -13,6 +13,8 @@
 #include <cstdio>
 #include <functional>
 #include <limits>
+#include <numeric>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -89,10 +91,13 @@ inline std::vector<timing> interleave(const std::vector<contender>& contenders,
   const auto in_time = [&, end = clock::now() + std::chrono::duration<double>(options.limit)] {
     return clock::now() < end;
   };
-  for (int round = 0; round < options.rounds && (round < 3 || in_time()); ++round)
-    for (std::size_t k = 0; k < contenders.size(); ++k) {
-      // Nobody is always the one who runs after the same neighbour.
-      const std::size_t i = (k + static_cast<std::size_t>(round)) % contenders.size();
+  // Nobody is always the one who runs after the same neighbour.
+  std::vector<std::size_t> order(contenders.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::mt19937 engine(1);
+  for (int round = 0; round < options.rounds && (round < 3 || in_time()); ++round) {
+    std::shuffle(order.begin(), order.end(), engine);
+    for (const std::size_t i : order) {
       if (options.rest > 0)
         std::this_thread::sleep_for(std::chrono::duration<double>(options.rest));
       if (!is_long[i])
@@ -100,6 +105,7 @@ inline std::vector<timing> interleave(const std::vector<contender>& contenders,
       results[i].samples.push_back(seconds_of(contenders[i].run, repeats[i]) /
                                    static_cast<double>(repeats[i]));
     }
+  }
   for (auto& r : results) {
     r.median = quantile(r.samples, 0.5);
     r.fastest = quantile(r.samples, 0);

@@ -77,7 +77,8 @@ struct bf16_dot_step {
 using bf16_dot_peak = register_peak<bf16_dot_step>;
 #endif
 
-/// Reads `bytes` bytes once a call, each thread a part of its own.
+/// Reads `bytes` bytes once a call, each thread a part of its own, as several streams side by side:
+/// the hardware fetches ahead for each of them, and one alone leaves it idle.
 class read_peak {
  public:
   read_peak(std::size_t bytes, unsigned threads)
@@ -89,11 +90,13 @@ class read_peak {
     mmrec::simd::parallel_for(
         threads_, static_cast<mmrec::index_t>(threads_), [this](mmrec::index_t thread) {
           const float* p = data_->data() + static_cast<std::size_t>(thread) * part_;
-          std::array<lanes, chains> a;
+          std::array<lanes, streams> a;
           a.fill(lanes(0));
-          for (const float* end = p + part_; p < end; p += unit)
-            for (std::size_t c = 0; c < chains; ++c)
-              a[c] = a[c] + lanes::load_unaligned(p + c * lanes::size);
+          const std::size_t apart = part_ / streams;
+          for (std::size_t i = 0; i < apart; i += line)
+            for (std::size_t s = 0; s < streams; ++s)
+              for (std::size_t j = 0; j < line; j += lanes::size)
+                a[s] = a[s] + lanes::load_unaligned(p + s * apart + i + j);
           lanes total(0);
           for (const auto& v : a) total = total + v;
           volatile float keep = mmrec::simd::sum(total);
@@ -103,7 +106,7 @@ class read_peak {
 
  private:
   using lanes = mmrec::simd::batch<float, mmrec::default_simd_arch>;
-  static constexpr std::size_t chains = 8, unit = chains * lanes::size;
+  static constexpr std::size_t streams = 8, line = 16, unit = streams * line;
 
   unsigned threads_;
   std::size_t part_;
