@@ -72,20 +72,24 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
                   index_t last, V* result) {
   static_assert(lanes<V> % Columns == 0, "mmrec: a batch of results is made of whole groups");
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr index_t piece = kept_bytes / static_cast<index_t>(Rows * sizeof(V)) * w;
+  // A row at a time: all rows meet a piece of the columns in the first-level cache. More: a piece
+  // of x stays there.
+  constexpr index_t piece =
+      kept_bytes / static_cast<index_t>((Rows == 1 ? lanes<V> : Rows) * sizeof(V)) * w;
   // Two units that take four cycles want eight multiply-adds that do not wait for one another.
   constexpr std::size_t chains = Rows == 1 && Columns < 8 ? 2 : 1, all = Rows * Columns;
   const index_t depth = b.extent(0), ahead = static_cast<index_t>(Columns) * apart * b.stride(1);
-  for (index_t row = 0; row < rows; row += static_cast<index_t>(Rows)) {
-    std::array<std::array<V, lanes<V>>, Rows> parts;
-    for (auto& p : parts) p.fill(V(0));
-    std::array<const typename V::value_type*, Rows> rows_of_x;
-    for (std::size_t r = 0; r < Rows; ++r) rows_of_x[r] = x.row(row + static_cast<index_t>(r));
-    for (index_t k0 = 0; k0 < depth; k0 += piece)
+  std::array<std::array<V, lanes<V>>, few_rows> sums;
+  for (index_t k0 = 0; k0 < depth; k0 += piece)
+    for (index_t row = 0; row < rows; row += static_cast<index_t>(Rows)) {
+      auto* const parts = sums.data() + row;
+      std::array<const typename V::value_type*, Rows> rows_of_x;
+      for (std::size_t r = 0; r < Rows; ++r) rows_of_x[r] = x.row(row + static_cast<index_t>(r));
       for (std::size_t at = 0; at < lanes<V>; at += Columns) {
         std::array<V, all * chains> total;
-        unroll<all>([&](auto i)
-                        MMREC_LAMBDA_INLINE { total[i] = parts[i / Columns][at + i % Columns]; });
+        unroll<all>([&](auto i) MMREC_LAMBDA_INLINE {
+          total[i] = k0 > 0 ? parts[i / Columns][at + i % Columns] : V(0);
+        });
         if constexpr (chains == 2) std::fill(total.begin() + all, total.end(), V(0));
         std::array<decltype(b.at(0, 0)), Columns> from;
         for (std::size_t c = 0; c < Columns; ++c)
@@ -124,9 +128,9 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
               chains == 2 ? total[i] + total[i + all * (chains - 1)] : total[i];
         });
       }
-    for (std::size_t r = 0; r < Rows; ++r)
-      result[static_cast<std::size_t>(row) + r] = sum_each(parts[r]);
-  }
+    }
+  for (index_t row = 0; row < rows; ++row)
+    result[row] = sum_each(sums[static_cast<std::size_t>(row)]);
 }
 
 /// Few rows against columns that are contiguous in k (y = x W^T): dot products.
@@ -159,10 +163,12 @@ void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const
     for (index_t j = 0; j < apart; ++j) {
       std::array<V, few_rows> result;
       dots(x, rows, b, first + j, apart, first + live - 1, result.data());
-      for (index_t r = 0; r < rows; ++r)
-        for (index_t i = 0; i < w; ++i)
-          rectangle[static_cast<std::size_t>(r * most + i * apart + j)] =
-              result[static_cast<std::size_t>(r)].get(static_cast<std::size_t>(i));
+      for (index_t r = 0; r < rows; ++r) {
+        alignas(V) std::array<Acc, lanes<V>> dots_of_row;
+        result[static_cast<std::size_t>(r)].store_aligned(dots_of_row.data());
+        Acc* at = rectangle.data() + r * most + j;
+        for (const Acc& dot : dots_of_row) *at = dot, at += apart;
+      }
     }
     finish({0, rows, first, live}, rectangle.data(), most);
   });
