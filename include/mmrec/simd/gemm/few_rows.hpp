@@ -63,8 +63,8 @@ class dense_rows {
 inline constexpr index_t kept_bytes = 16384;
 
 /// Dot products of all rows of x with every apart-th column of b from `first` on, no further than
-/// column `last`: one batch per row. Rows x Columns of them at a time, a piece of k after the other;
-/// x has a multiple of Rows rows.
+/// column `last`: one batch per row. Rows x Columns of them at a time, and all rows meet a piece of
+/// k before the next one is read; x has a multiple of Rows rows.
 /// A pair of columns is too few streams to hide the memory, so the next pair is asked for. (Eight
 /// are best left to the hardware: there the same costs a tenth.)
 template <class V, std::size_t Rows, std::size_t Columns, class A, class B>
@@ -72,10 +72,7 @@ void dot_products(const dense_rows<V, A>& x, index_t rows, const B& b, index_t f
                   index_t last, V* result) {
   static_assert(lanes<V> % Columns == 0, "mmrec: a batch of results is made of whole groups");
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  // A row at a time: all rows meet a piece of the columns in the first-level cache. More: a piece
-  // of x stays there.
-  constexpr index_t piece =
-      kept_bytes / static_cast<index_t>((Rows == 1 ? lanes<V> : Rows) * sizeof(V)) * w;
+  constexpr index_t piece = kept_bytes / static_cast<index_t>(Rows * sizeof(V)) * w;
   // Two units that take four cycles want eight multiply-adds that do not wait for one another.
   constexpr std::size_t chains = Rows == 1 && Columns < 8 ? 2 : 1, all = Rows * Columns;
   const index_t depth = b.extent(0), ahead = static_cast<index_t>(Columns) * apart * b.stride(1);
