@@ -111,8 +111,8 @@ template <class V>
 MMREC_HD_INLINE V exp(const V& v) {
   return elementary<V>::exp(v);
 }
-/// exp(-v) for v >= 0 as a term beside 1: results below the smallest normal number may be that
-/// number.
+/// exp(-v) for v >= 0, or a little less, as a term beside 1: results below the smallest normal number
+/// may be that number.
 template <class V>
 MMREC_HD_INLINE V exp_minus(const V& v) {
 #if defined(__CUDA_ARCH__)
@@ -132,6 +132,18 @@ MMREC_HD_INLINE V log(const V& v) {
 template <class V>
 MMREC_HD_INLINE V log_from_one(const V& v) {
   return elementary<V>::log_from_one(v);
+}
+/// m + log(v) for v >= 1 (or NaN), as a term beside 1.
+template <class V>
+MMREC_HD_INLINE V plus_log_from_one(const V& m, const V& v) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<V, float>) {
+    float l;  // within 2^-22 up to 2, and 2^-22 of the result from there on
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(l) : "f"(v));
+    return __fmaf_rn(l, 0.693147181F, m);
+  }
+#endif
+  return m + log_from_one(v);
 }
 template <class V>
 MMREC_HD_INLINE V log1p(const V& v) {

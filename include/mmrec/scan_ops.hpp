@@ -160,7 +160,7 @@ struct scaled_pair {
   }
   template <class V>
   MMREC_HD_INLINE std::array<V, 1> value(const std::array<V, 2>& c) const {
-    return {c[0] + math::log_from_one(c[1])};
+    return {math::plus_log_from_one(c[0], c[1])};
   }
   template <class V>
   MMREC_HD_INLINE void add(std::array<V, 2>& c, const V& x) const {

@@ -163,8 +163,7 @@ struct block_sweep : lane_sweep<P> {
   __device__ __forceinline__ void add(const place_steps<P>& x, int s,
                                       typename own::series& sum) const {
     auto few = own::no_steps(p.op);
-    this->template each<Whole, R>(
-        x, 0, [&](const std::array<State, P::NI>& now, int) { own::extend(p.op, few, now); });
+    this->template sum_steps<Whole, own>(x, few);
     const summary mine = own::sum_of(few);
     if (s == 0)
       sum = own::start(mine);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mmrec/cuda/scan/tile.cuh>
+#include <mmrec/cuda/scan/together.cuh>
 
 namespace mmrec::cuda::detail {
 
@@ -166,6 +167,40 @@ struct lane_sweep {
     }
   }
 
+  /// Takes N steps of a place, from step `from` on, which all exist if Whole.
+  template <bool Whole, int N>
+  __device__ __forceinline__ void take(const place_steps<P>& s, int from, carry_type& carry,
+                                       State (&y)[NO][N]) const {
+    if constexpr (goes_together<Op>) {
+      constexpr unsigned all = (1u << N) - 1;
+      if (Whole || (s.rows >> from & all) == all) {
+        std::array<State, NI> in[N];
+        each<true, N>(s, from, [&](const std::array<State, NI>& now, int i) { in[i] = now; });
+        take_together(p.op, carry, in, y[0]);
+        return;
+      }
+    }
+    each<Whole, N>(s, from, [&](const std::array<State, NI>& now, int i) {
+      const auto results = p.op.step(carry, now);
+#pragma unroll
+      for (int k = 0; k < NO; ++k) y[k][i] = results[k];
+    });
+  }
+  /// All R steps of a place behind those that `few` has.
+  template <bool Whole, class Own>
+  __device__ __forceinline__ void sum_steps(const place_steps<P>& s, typename Own::few& few) const {
+    if constexpr (goes_together<Op>) {
+      std::array<State, NI> in[R];
+      each<true, R>(s, 0, [&](const std::array<State, NI>& now, int i) { in[i] = now; });
+      typename Own::type together;
+      if ((Whole || s.rows == all_rows) && sum_together(p.op, in, together)) {
+        few = Own::combine(p.op, few, together);
+        return;
+      }
+    }
+    each<Whole, R>(s, 0,
+                   [&](const std::array<State, NI>& now, int) { Own::extend(p.op, few, now); });
+  }
   /// Takes the steps of a place, some at a time: put(results, stream, first of these steps).
   template <bool Whole, class Put>
   __device__ __forceinline__ void advance(const place_steps<P>& s, carry_type& carry,
@@ -175,11 +210,7 @@ struct lane_sweep {
     for (int c = 0; c < R; c += N) {
       const int from = backwards ? R - N - c : c;
       State y[NO][N];
-      each<Whole, N>(s, from, [&](const std::array<State, NI>& now, int i) {
-        const auto results = p.op.step(carry, now);
-#pragma unroll
-        for (int k = 0; k < NO; ++k) y[k][i] = results[k];
-      });
+      take<Whole>(s, from, carry, y);
 #pragma unroll
       for (int k = 0; k < NO; ++k)
         if (p.out[k].data) put(y[k], k, from);

@@ -212,10 +212,8 @@ struct lone_sweep : lane_sweep<P> {
   __device__ __forceinline__ typename own::few sum_up(const T* here, bool first,
                                                       const T (&below)[at_least_one<NS>]) const {
     auto few = own::no_steps(p.op);
-    each_place(here, first, below, [&](const place_steps<P>& x, int) {
-      this->template each<true, R>(
-          x, 0, [&](const std::array<State, NI>& now, int) { own::extend(p.op, few, now); });
-    });
+    each_place(here, first, below,
+               [&](const place_steps<P>& x, int) { base::template sum_steps<true, own>(x, few); });
     return few;
   }
   /// Takes this lane's steps; the results replace inputs of the tile, or go to memory.
@@ -223,11 +221,7 @@ struct lone_sweep : lane_sweep<P> {
                                        carry_type& carry) const {
     each_place(here, first, below, [&](const place_steps<P>& x, int at) {
       State y[NO][R];
-      this->template each<true, R>(x, 0, [&](const std::array<State, NI>& now, int i) {
-        const auto results = p.op.step(carry, now);
-#pragma unroll
-        for (int k = 0; k < NO; ++k) y[k][i] = results[k];
-      });
+      base::template take<true>(x, 0, carry, y);
 #pragma unroll
       for (int k = 0; k < NO; ++k) {
         const stream<T>& s = p.out[k];
