@@ -242,7 +242,7 @@ struct lone_sweep : lane_sweep<P> {
   }
 
   /// From the carry that enters the tile to those that enter this lane, and behind the tile; false
-  /// if a summary does not stand for its lane's steps.
+  /// if a summary does not stand for its lane's steps. (Lanes that stand for nothing fetched nothing.)
   __device__ __forceinline__ bool pass_on(const typename own::few& few, carry_type& enters,
                                           carry_type& behind) const {
     const auto mine = own::sum_of(few);
@@ -254,7 +254,7 @@ struct lone_sweep : lane_sweep<P> {
     const auto before = shuffle_up(sum, across), all = from_lane(sum, warp - across + column);
     if (place > 0) own::pass(p.op, before, enters);
     own::pass(p.op, all, behind);
-    return __all_sync(all_lanes, own::may_apply(mine, enters));
+    return __all_sync(all_lanes, !live || own::may_apply(mine, enters));
   }
 
   /// The results of a tile that are in it go to memory.
