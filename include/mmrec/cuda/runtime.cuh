@@ -63,6 +63,7 @@ struct device_properties {
   int index = 0;
   int multiprocessors = 0;
   int shared_bytes = 0;  // that one block may have
+  bool early = false;    // kernels may start before the one before them has ended
 };
 
 namespace detail {
@@ -103,6 +104,9 @@ inline const device_properties& current_device(const char* function) {
     };
     attribute(&p.multiprocessors, cudaDevAttrMultiProcessorCount);
     attribute(&p.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    int capability = 0;
+    attribute(&capability, cudaDevAttrComputeCapabilityMajor);
+    p.early = capability >= 9;
     state.properties = p;
   });
   return state.properties;
@@ -165,6 +169,7 @@ struct launch_shape {
   std::size_t shared_bytes = 0;  // dynamic
   bool cooperative = false;      // all blocks are on the device together
   unsigned cluster = 1;          // blocks that reach each other's shared memory
+  bool early = false;  // may start before the kernel before it has ended (where a device can)
 };
 
 /// Enqueues a kernel.
@@ -180,7 +185,7 @@ void launch(const backend::cuda& b, const char* function, const launch_shape& sh
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream_of(b);
-  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchAttribute attributes[3]{};
   config.attrs = attributes;
   if (shape.cooperative) {
     auto& together = attributes[config.numAttrs++];
@@ -191,6 +196,11 @@ void launch(const backend::cuda& b, const char* function, const launch_shape& sh
     auto& cluster = attributes[config.numAttrs++];
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {shape.cluster, 1, 1};
+  }
+  if (shape.early && current_device(function).early) {
+    auto& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
   }
   check(function, "cudaLaunchKernelEx", cudaLaunchKernelEx(&config, kernel, arguments...));
 }

@@ -13,9 +13,10 @@
 // Cutting time, inside a block or into pieces, changes results by rounding: one more rounding where
 // a state enters. The bits are the same in every run, and depend on shapes and strides alone.
 //
-// Calls enqueue one kernel, with pieces of a block each after a memset; offsets are read on the host
-// during the call and travel as kernel parameters, 400 to a launch, so that a captured graph keeps
-// them. Scratch (sweep_scratch_bytes) comes from the tag's pool and goes back to it on the stream.
+// Calls enqueue one kernel; with pieces of a block each, behind one that empties their board, during
+// which it starts. Offsets are read on the host during the call and travel as kernel parameters, 400
+// to a launch, so that a captured graph keeps them. Scratch (sweep_scratch_bytes) comes from the tag's
+// pool and goes back to it on the stream.
 #pragma once
 
 #include <mmrec/cuda/scan/lone.cuh>
@@ -263,12 +264,17 @@ void sweep(const backend::cuda& backend, const Op& op,
   }
   if (board_bytes > 0) {
     p.board = reinterpret_cast<uint4*>(scratch.data() + offset_bytes);
-    cuda::check(function, "cudaMemsetAsync",
-                cudaMemsetAsync(p.board, 0, board_bytes, cuda::stream_of(backend)));
+    const auto quads = static_cast<index_t>(board_bytes / sizeof(uint4));
+    cuda::launch(backend, function, {std::min<index_t>((quads + 255) / 256, 256), 256, 0},
+                 d::clear_kernel<uint4>, p.board, quads);
   }
   const auto enqueue = [&](auto kernel, index_t blocks, int warps, std::size_t shared_bytes) {
     cuda::launch(backend, function,
-                 {blocks, static_cast<unsigned>(warps * cuda::warp), shared_bytes}, kernel, p);
+                 {.blocks = blocks,
+                  .threads = static_cast<unsigned>(warps * cuda::warp),
+                  .shared_bytes = shared_bytes,
+                  .early = board_bytes > 0},
+                 kernel, p);
   };
   const auto enqueue_lone = [&]<d::access How>(std::integral_constant<d::access, How>) {
     const int neighbours =

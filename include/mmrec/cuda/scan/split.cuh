@@ -82,6 +82,7 @@ struct piece_sweep : piece_block<P> {
     } else {
       summarize_carefully<base>(p, now);
     }
+    if (p.board) wait_for_previous();  // the board is empty
     __syncthreads();
     if (p.board) look_back(carry);
     if (me == 0) this->share(carry);
