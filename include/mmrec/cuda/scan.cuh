@@ -37,6 +37,7 @@ struct sweep_plan {
   int across = warp, warps = 1;
   index_t pieces = 1, blocks = 1;
   bool lone() const { return walk && warps == 1; }
+  index_t groups() const { return blocks / pieces; }
 };
 
 /// The smallest power of two that is at least n, between 1 and `most`.
@@ -203,8 +204,8 @@ template <class P>
 std::size_t board_bytes(const sweep_plan& plan) {
   if (plan.pieces <= 1) return 0;
   using on = piece_board<P>;
-  const on all{nullptr, plan.pieces, plan.blocks / plan.pieces, plan.across};
-  return static_cast<std::size_t>(all.first(on::kinds)) * sizeof(uint4);
+  return static_cast<std::size_t>(on::start(on::kinds, plan.pieces, plan.groups(), plan.across)) *
+         sizeof(uint4);
 }
 
 }  // namespace detail
@@ -252,7 +253,7 @@ void sweep(const backend::cuda& backend, const Op& op,
   p.identity = static_cast<State>(op.identity());
   p.time = args.in[0].extent(1);
   p.sequences = args.sequences(), p.channels = args.channels();
-  p.across = plan.across, p.pieces = plan.pieces;
+  p.across = plan.across, p.groups = plan.groups(), p.pieces = plan.pieces;
 
   const std::size_t offset_bytes = d::padded(args.offsets.size_bytes());
   const std::size_t board_bytes = d::board_bytes<parameters>(plan);
@@ -263,7 +264,10 @@ void sweep(const backend::cuda& backend, const Op& op,
     p.offsets = offsets;
   }
   if (board_bytes > 0) {
+    using on = d::piece_board<parameters>;
     p.board = reinterpret_cast<uint4*>(scratch.data() + offset_bytes);
+    for (int k = 0; k < d::board_kinds; ++k)
+      p.board_starts[k] = on::start(typename on::kind(k), p.pieces, p.groups, p.across);
     const auto quads = static_cast<index_t>(board_bytes / sizeof(uint4));
     cuda::launch(backend, function, {std::min<index_t>((quads + 255) / 256, 256), 256, 0},
                  d::clear_kernel<uint4>, p.board, quads);

@@ -67,6 +67,11 @@ struct block_sweep : lane_sweep<P> {
 
   __device__ T* slot(int i) const { return tiles + (me * Slots + i) * slot_size; }
   __device__ index_t stretch_steps() const { return index_t(warps) * Held * deep * R; }
+  /// Has a stretch all of its steps?
+  __device__ bool whole(const stretch& of) const {
+    const index_t size = stretch_steps(), n = backwards ? of.count - 1 - of.number : of.number;
+    return origin + n * size >= base::begin && origin + (n + 1) * size <= base::end;
+  }
   /// How many stretches, from this one on, have all of their steps.
   __device__ index_t whole_from(const stretch& of) const {
     const index_t size = stretch_steps(), n = backwards ? of.count - 1 - of.number : of.number;
@@ -89,13 +94,19 @@ struct block_sweep : lane_sweep<P> {
     return (backwards ? Held - 1 - s : s) * R;
   }
 
-  /// Starts fetching all steps of a stretch, or a part of every stream's tile.
-  template <int Parts = 1>
+  /// From a lane's first step to the next lane's, where lanes are of one recurrence; else 0.
+  __device__ __forceinline__ int lanes_apart() const {
+    return across > 1 ? 0 : backwards ? -Held * R : Held * R;
+  }
+  /// Starts fetching all steps of a stretch, or a part of every stream's tile. How: of all streams;
+  /// `elements`: each has its own way.
+  template <int Parts = 1, access How = access::elements>
   __device__ __forceinline__ void fetch(T* to, const typename base::cursor& c, int part = 0) const {
 #pragma unroll
     for (int k = 0; k < int(P::NI); ++k)
-      tile::template fetch<Parts>(to + k * tile::size, p.in[k], c.from[k], base::live_lanes, lane,
-                                  across == 1, part);
+      tile::template fetch<Parts>(to + k * tile::size, How == access::elements ? p.in[k].how : How,
+                                  c.from[k], p.in[k].time, base::live_lanes, lane, lanes_apart(),
+                                  part);
   }
 
   /// Elements of shifted streams before the lane that is first in time, which no slot has.
@@ -239,7 +250,7 @@ struct block_sweep : lane_sweep<P> {
 #pragma unroll
     for (int k = 0; k < int(P::NO); ++k)
       if (p.out[k].data && tiled[k])
-        tile::store(here + k * tile::size, p.out[k], c.to[k], lane, across == 1);
+        tile::store(here + k * tile::size, p.out[k], c.to[k], lane, lanes_apart());
   }
   /// The state behind the stretch, for the first warp.
   __device__ void correct(carry_type& carry) const {

@@ -60,28 +60,30 @@ struct note<scan_ops::affine<float>> {
 template <class Summary, class Carry>
 struct board {
   enum kind { piece_summary, window_summary, long_entry, state_behind, kinds };
+  static_assert(kinds == board_kinds);
 
   uint4* at;
-  index_t pieces, groups;
-  int across;  // of a note, a value for each recurrence
+  index_t groups;
+  int across;             // of a note, a value for each recurrence
+  const index_t* starts;  // of kinds
 
-  static __host__ __device__ index_t count(kind k, index_t pieces) {
+  static index_t count(kind k, index_t pieces) {
     return k == window_summary ? pieces / window_pieces
            : k == long_entry   ? pieces / (window_pieces * window_pieces)
                                : pieces;
   }
-  __host__ __device__ index_t size(kind k) const {
+  static __host__ __device__ index_t size(kind k, int across) {
     return across *
            (k == piece_summary || k == window_summary ? note<Summary>::quads : note<Carry>::quads);
   }
   /// Where the notes of a kind begin; of `kinds`, the size of the board.
-  __host__ __device__ index_t first(kind k) const {
+  static index_t start(kind k, index_t pieces, index_t groups, int across) {
     index_t n = 0;
-    for (int j = 0; j < k; ++j) n += count(kind(j), pieces) * groups * size(kind(j));
+    for (int j = 0; j < k; ++j) n += count(kind(j), pieces) * groups * size(kind(j), across);
     return n;
   }
   __device__ uint4* place(kind k, index_t number, index_t group, int lane) const {
-    return at + first(k) + (number * groups + group) * size(k) + lane;
+    return at + starts[k] + (number * groups + group) * size(k, across) + lane;
   }
 
   // All lanes of a warp call what follows; those that are first in time write and read.

@@ -50,9 +50,9 @@ struct lane_sweep {
         me(int(threadIdx.x) / warp),
         warps(int(blockDim.x) / warp),
         across(p.across),
-        deep(warp / across),
-        column(lane % across),
-        place(lane / across) {
+        deep(warp >> log_of(across)),
+        column(lane & (across - 1)),
+        place(lane >> log_of(across)) {
     index_t sequence, channel, batch = 0;
     if (p.offsets) {
       const index_t groups = (p.channels + across - 1) / across;
@@ -64,7 +64,7 @@ struct lane_sweep {
       const index_t n = p.sequences * p.channels, q = g * across + column;
       live = q < n;
       const index_t row = live ? q : n - 1;
-      batch = sequence = quotient(row, p.channels, n < index_t{1} << 31);
+      batch = sequence = p.sequences == 1 ? 0 : quotient(row, p.channels, n < index_t{1} << 31);
       channel = row - sequence * p.channels;
       end = p.time;
     }
@@ -233,6 +233,7 @@ struct lane_sweep {
   }
 
  private:
+  static __device__ __forceinline__ int log_of(int power) { return 31 - __clz(power); }
   __device__ __forceinline__ unsigned rows_at(index_t start) const {
     unsigned rows = all_rows;
     const index_t after = end - start, before = begin - start;

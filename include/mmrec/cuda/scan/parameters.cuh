@@ -63,6 +63,9 @@ struct stream {
   access how;
 };
 
+/// Kinds of notes on a board.
+inline constexpr int board_kinds = 4;
+
 /// States of (sequence, channel); null where absent.
 template <class State>
 struct states {
@@ -96,8 +99,10 @@ struct sweep_parameters {
   const index_t* offsets = nullptr;  // device memory; null: none
 
   int across = warp;
+  index_t groups = 1;      // of `across` recurrences
   index_t pieces = 1;      // of time, one to a block
-  uint4* board = nullptr;  // where their blocks tell one another what they know
+  uint4* board = nullptr;  // where their blocks tell one another what they know (scan/board.cuh),
+  index_t board_starts[board_kinds] = {};  // and where on it
 };
 
 }  // namespace detail

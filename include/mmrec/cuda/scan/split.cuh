@@ -47,15 +47,15 @@ struct piece_sweep : piece_block<P> {
   index_t group, number;  // of recurrences; this block's piece of time
   on_board all;
 
-  __device__ piece_sweep(const P& parameters, index_t groups)
-      : base(parameters, blockIdx.x % unsigned(groups)),
-        group(blockIdx.x % unsigned(groups)),
-        number(blockIdx.x / unsigned(groups)),
-        all{parameters.board, parameters.pieces, groups, parameters.across} {}
+  __device__ piece_sweep(const P& parameters, unsigned g, unsigned n)
+      : base(parameters, g),
+        group(g),
+        number(n),
+        all{parameters.board, parameters.groups, parameters.across, parameters.board_starts} {}
 
   __device__ void run() {
     const stretch now{group, number, p.pieces};
-    const bool whole = this->whole_from(now) > 0;
+    const bool whole = this->whole(now);
     // Read before this piece's summary is there: the last piece may write to the same place.
     carry_type carry = this->first_carry();
     const index_t start = this->start_of(now);
@@ -64,11 +64,12 @@ struct piece_sweep : piece_block<P> {
     T* const tiles = this->slot(0);
     constexpr int held = base::held_places;
     if (whole) {
-#pragma unroll 1
-      for (int s = 0; s < held; ++s) {
-        this->template fetch<held>(tiles, here, base::backwards ? held - 1 - s : s);
-        __pipeline_commit();
-      }
+      if (all_in(access::channels))
+        fetch_parts<access::channels>(tiles, here);
+      else if (all_in(access::times))
+        fetch_parts<access::times>(tiles, here);
+      else
+        fetch_parts<access::elements>(tiles, here);
       outside = this->look_outside(here, start);
       // Walked backwards, a place needs the last elements of the next one.
       constexpr int arrived = P::NS == 0 ? 1 : base::backwards ? 2 : held;
@@ -101,6 +102,23 @@ struct piece_sweep : piece_block<P> {
   }
 
  private:
+  __device__ __forceinline__ bool all_in(access how) const {
+    bool all = true;
+#pragma unroll
+    for (int k = 0; k < int(P::NI); ++k) all = all && p.in[k].how == how;
+    return all;
+  }
+  /// All of the piece, in parts, as it is walked.
+  template <access How>
+  __device__ __forceinline__ void fetch_parts(T* tiles, const typename base::cursor& from) const {
+    constexpr int held = base::held_places;
+#pragma unroll(How == access::elements ? 1 : held)
+    for (int s = 0; s < held; ++s) {
+      this->template fetch<held, How>(tiles, from, base::backwards ? held - 1 - s : s);
+      __pipeline_commit();
+    }
+  }
+
   /// A run of summaries on the board, and how warps share it out: evenly, `by` of them, the first of
   /// which is `leader`. What each makes of its part is in total(buffer, its number).
   struct run_of {
@@ -231,8 +249,9 @@ struct piece_sweep : piece_block<P> {
 
 template <class P>
 __global__ void __launch_bounds__(most_warps* warp, 2) split_kernel(const __grid_constant__ P p) {
-  const index_t groups = (p.sequences * p.channels + p.across - 1) / p.across;
-  piece_sweep<P>(p, groups).run();
+  const auto groups = static_cast<unsigned>(p.groups);
+  const unsigned number = blockIdx.x / groups;
+  piece_sweep<P>(p, blockIdx.x - number * groups, number).run();
 }
 
 }  // namespace mmrec::cuda::detail

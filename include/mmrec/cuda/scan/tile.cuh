@@ -76,51 +76,56 @@ struct tile_of {
     if (s.how != access::channels) return from;
     return from_lane(from, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
   }
-  /// Of a vector's owner in time order, its first step, from this lane's own. Lanes of one recurrence
-  /// (`one`) are evenly apart.
+  /// In time order, where a vector is in memory, from this lane's own first step.
   template <class Pointer>
-  struct owners {
-    Pointer own, first = nullptr;
-    index_t apart_in_memory = 0;
-    bool one;
-    __device__ __forceinline__ owners(Pointer q, bool of_one) : own(q), one(of_one && vectors > 1) {
-      if (one) first = from_lane(q, 0), apart_in_memory = from_lane(q, 1) - first;
-    }
-    __device__ __forceinline__ Pointer vector(int lane, int i) const {
-      if (vectors == 1) return own;
-      const int whose = owner(access::times, lane, i);
-      const Pointer q = one ? first + whose * apart_in_memory : from_lane(own, whose);
-      return q + offset(access::times, lane, i, 1);
+  static __device__ __forceinline__ Pointer vector_of(Pointer own, int lane, int i) {
+    if (vectors == 1) return own;
+    return from_lane(own, owner(access::times, lane, i)) + offset(access::times, lane, i, 1);
+  }
+  /// The first of a lane's vectors, from its own first step, and how far the next one is, where the
+  /// first steps of neighbouring lanes are `gap` apart. (In channel order: from `first_of`.)
+  template <access How, class Pointer>
+  struct evenly {
+    Pointer at;
+    index_t step;
+    __device__ __forceinline__ evenly(Pointer from, index_t time, int lane, int gap)
+        : at(from), step(How == access::channels ? v * time : index_t{warp / vectors * gap}) {
+      if (How == access::times) at += (lane / vectors - lane) * gap + lane % vectors * v;
     }
   };
 
-  /// Starts fetching one of `Parts` parts of a tile, from `first_of`; bit i of `lanes` says that lane i
-  /// exists. A part has some steps of every lane; in time order, all steps of some lanes.
+  /// Starts fetching one of `Parts` parts of a tile, from `first_of`; bit i of `live` says that lane i
+  /// exists. A part has some steps of every lane; in time order, all steps of some lanes. `gap`: as
+  /// above where lanes are of one recurrence, else 0.
   template <int Parts = 1>
-  static __device__ __forceinline__ void fetch(T* tile, const stream<const T>& s, const T* from,
-                                               unsigned lanes, int lane, bool one = false,
-                                               int part = 0) {
+  static __device__ __forceinline__ void fetch(T* tile, access how, const T* from, index_t time,
+                                               unsigned live, int lane, int gap, int part = 0) {
     constexpr int n = vectors / Parts;
     static_assert(n > 0);
     const int first = part * n;
-    if (s.how == access::channels) {
-      T* const to = tile + mine(s.how, lane, first);
-      from += first * v * s.time;
-      if (lanes >> owner(s.how, lane, 0) & 1) {
+    if (how == access::channels) {
+      const evenly<access::channels, const T*> all(from, time, lane, gap);
+      T* const to = tile + mine(access::channels, lane, first);
+      const T* q = all.at + first * all.step;
+      if (live >> owner(access::channels, lane, 0) & 1) {
 #pragma unroll
-        for (int i = 0; i < n; ++i)
-          __pipeline_memcpy_async(to + i * apart, from + i * v * s.time, 16);
+        for (int i = 0; i < n; ++i, q += all.step) __pipeline_memcpy_async(to + i * apart, q, 16);
       }
-    } else if (s.how == access::times) {
-      const owners<const T*> whose(from, one);
+    } else if (how == access::times && gap != 0) {
+      const evenly<access::times, const T*> all(from, time, lane, gap);
+      const T* q = all.at + first * all.step;
+#pragma unroll
+      for (int i = 0; i < n; ++i, q += all.step)
+        __pipeline_memcpy_async(tile + mine(access::times, lane, first + i), q, 16);
+    } else if (how == access::times) {
 #pragma unroll
       for (int j = 0; j < n; ++j) {
-        const T* const q = whose.vector(lane, first + j);
-        if (one || (lanes >> owner(s.how, lane, first + j) & 1))
-          __pipeline_memcpy_async(tile + mine(s.how, lane, first + j), q, 16);
+        const T* const q = vector_of(from, lane, first + j);
+        if (live >> owner(access::times, lane, first + j) & 1)
+          __pipeline_memcpy_async(tile + mine(access::times, lane, first + j), q, 16);
       }
     } else {
-      fetch_elements<R / Parts>(tile + first * v * warp, from + first * v * s.time, s.time, lane);
+      fetch_elements<R / Parts>(tile + first * v * warp, from + first * v * time, time, lane);
     }
   }
   template <int N = R>
@@ -135,23 +140,36 @@ struct tile_of {
     }
   }
 
-  /// Stores what lanes wrote into a tile, all of whose lanes exist; `to` is this lane's first step.
+  /// Stores what lanes wrote into a tile, all of whose lanes exist; `to` is this lane's first step, `gap`
+  /// as for fetch.
   static __device__ __forceinline__ void store(const T* tile, const stream<T>& s, T* to, int lane,
-                                               bool one) {
+                                               int gap) {
     constexpr int n = vectors < 4 ? vectors : 4;
-    const auto from = [&](int i) { return tile + mine(s.how, lane, i); };
+    const auto all_of_them = [](int) { return true; };
     if (s.how == access::channels) {
-      to = from_lane(to, owner(s.how, lane, 0)) + offset(s.how, lane, 0, s.time);
-#pragma unroll 1
-      for (int i = 0; i < vectors; i += n, to += n * v * s.time)
-        store_vectors<n>([&](int j) { return to + j * v * s.time; },
-                         [&](int j) { return from(i + j); }, [](int) { return true; });
+      to = from_lane(to, owner(access::channels, lane, 0)) +
+           offset(access::channels, lane, 0, s.time);
+      const evenly<access::channels, T*> all(to, s.time, lane, gap);
+      const T* from = tile + mine(access::channels, lane);
+      T* q = all.at;
+#pragma unroll 2
+      for (int i = 0; i < vectors; i += n, q += n * all.step, from += n * apart)
+        store_vectors<n>([&](int j) { return q + j * all.step; },
+                         [&](int j) { return from + j * apart; }, all_of_them);
+    } else if (gap != 0) {
+      const evenly<access::times, T*> all(to, 1, lane, gap);
+      T* q = all.at;
+#pragma unroll
+      for (int i = 0; i < vectors; i += n, q += n * all.step)
+        store_vectors<n>([&](int j) { return q + j * all.step; },
+                         [&](int j) { return tile + mine(access::times, lane, i + j); },
+                         all_of_them);
     } else {
-      const owners<T*> whose(to, one);
 #pragma unroll 1
       for (int i = 0; i < vectors; i += n)
-        store_vectors<n>([&](int j) { return whose.vector(lane, i + j); },
-                         [&](int j) { return from(i + j); }, [](int) { return true; });
+        store_vectors<n>([&](int j) { return vector_of(to, lane, i + j); },
+                         [&](int j) { return tile + mine(access::times, lane, i + j); },
+                         all_of_them);
     }
   }
   /// N vectors of 16 bytes, those that `there` says, to global memory. All are read before one is
