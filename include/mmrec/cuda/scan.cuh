@@ -230,6 +230,7 @@ void sweep(const backend::cuda& backend, const Op& op,
   if (args.sequences() == 0 || args.channels() == 0) return;
   const char* const function = args.function;
   const d::sweep_plan plan = d::plan_of<Op>(function, args);
+  const cuda::device_properties& device = cuda::current_device(function);
 
   parameters p{.op = op};
   for (std::size_t k = 0; k < NI; ++k)
@@ -266,6 +267,7 @@ void sweep(const backend::cuda& backend, const Op& op,
   if (board_bytes > 0) {
     using on = d::piece_board<parameters>;
     p.board = reinterpret_cast<uint4*>(scratch.data() + offset_bytes);
+    p.first_turn = static_cast<unsigned>(device.multiprocessors * d::first_turn_x2 / 2);
     for (int k = 0; k < d::board_kinds; ++k)
       p.board_starts[k] = on::start(typename on::kind(k), p.pieces, p.groups, p.across);
     const auto quads = static_cast<index_t>(board_bytes / sizeof(uint4));
@@ -281,10 +283,9 @@ void sweep(const backend::cuda& backend, const Op& op,
                  kernel, p);
   };
   const auto enqueue_lone = [&]<d::access How>(std::integral_constant<d::access, How>) {
-    const int neighbours =
-        How == d::access::channels && args.offsets.empty()
-            ? d::neighbours_of(cuda::current_device(function), plan.blocks, p.channels, sizeof(T))
-            : 1;
+    const int neighbours = How == d::access::channels && args.offsets.empty()
+                               ? d::neighbours_of(device, plan.blocks, p.channels, sizeof(T))
+                               : 1;
     enqueue(d::lone_kernel<parameters, How>, plan.blocks / neighbours, neighbours,
             neighbours * d::lone_sweep<parameters, How>::shared_bytes);
   };

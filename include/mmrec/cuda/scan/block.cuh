@@ -34,21 +34,22 @@ struct block_sweep : lane_sweep<P> {
   using tile = tile_of<T, Held * R>;
 
   T* tiles;             // [warp][slot][stream]
-  summary* totals;      // [buffer][warp][channel]; pieces of time have two more buffers
+  summary* totals;      // [warp][channel], and of pieces of time [reader][channel]
   summary* kept;        // [thread]: of all steps of this warp before its own
   carry_type* entries;  // [warp][channel]: the state that enters a warp
   carry_type* slow;     // [channel]
   unsigned* lost;       // [channel], bit w: `entries` does not know warp w's; the last bit: any
   index_t origin;       // of the places: a multiple of R at or before the first step
 
-  static constexpr int held_places = Held, buffers = 3;
+  static constexpr int held_places = Held;
   static constexpr unsigned any_lost = 1u << 31;
   static constexpr int slot_size = P::NI * tile::size;
   static_assert(P::NO <= P::NI - P::NS, "results take the place of inputs that are not shifted");
+  static __host__ __device__ int totals_of(int warps) { return 2 * warps + 1; }
   static std::size_t shared_bytes(int warps, int across) {
     const std::size_t threads = static_cast<std::size_t>(warps) * warp;
     return static_cast<std::size_t>(warps) * Slots * slot_size * sizeof(T) +
-           (static_cast<std::size_t>(buffers * warps * across) + (across < warp ? threads : 0)) *
+           (static_cast<std::size_t>(totals_of(warps) * across) + (across < warp ? threads : 0)) *
                sizeof(summary) +
            (threads + warp) * sizeof(carry_type) + warp * sizeof(unsigned);
   }
@@ -59,7 +60,7 @@ struct block_sweep : lane_sweep<P> {
     const int threads = int(blockDim.x);
     tiles = reinterpret_cast<T*>(mmrec_shared);
     totals = reinterpret_cast<summary*>(tiles + warps * Slots * slot_size);
-    kept = totals + buffers * warps * across;
+    kept = totals + totals_of(warps) * across;
     entries = reinterpret_cast<carry_type*>(kept + (deep > 1 ? threads : 0));
     slow = entries + threads;
     lost = reinterpret_cast<unsigned*>(slow + warp);
@@ -152,9 +153,7 @@ struct block_sweep : lane_sweep<P> {
     }
     return x;
   }
-  __device__ summary& total(int buffer, int w) const {
-    return totals[(buffer * warps + w) * across + column];
-  }
+  __device__ summary& total(int w) const { return totals[w * across + column]; }
   __device__ summary& before_me() const { return kept[threadIdx.x]; }
 
   /// What the steps of this warp do, for all warps to read behind a barrier. wait(s): for place s.
@@ -193,7 +192,7 @@ struct block_sweep : lane_sweep<P> {
       before_me() = place > 0 ? before : own::none(p.op);
       mine = from_lane(mine, warp - across + column);
     }
-    if (place == 0) total(0, me) = mine;
+    if (place == 0) total(me) = mine;
   }
 
   /// The first warp finds the states that enter the others; `carry` goes from the state that enters
@@ -206,7 +205,7 @@ struct block_sweep : lane_sweep<P> {
     for (int first = 0; first < warps; first += batch) {
       summary s[batch];
 #pragma unroll
-      for (int j = 0; j < batch; ++j) s[j] = total(0, first + j < warps ? first + j : first);
+      for (int j = 0; j < batch; ++j) s[j] = total(first + j < warps ? first + j : first);
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         if (first + j >= warps) continue;

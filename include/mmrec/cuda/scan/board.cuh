@@ -138,6 +138,10 @@ struct board {
 #pragma unroll
     for (int j = 0; j < N; ++j) to[j] = note<S>::read(e[j].quad);
   }
+  /// Until a note is there.
+  __device__ void wait_for(kind k, index_t number, index_t group) const {
+    while (load(place(k, number, group, 0)).w == 0) __nanosleep(100);
+  }
   /// For all lanes of a recurrence, from what was begun.
   template <class S>
   __device__ S read_begun(const early<S>& e, kind k, index_t number, index_t group,

@@ -48,6 +48,10 @@ inline constexpr int held = (Inputs < 3 ? 8 : 4) * (sizeof(T) == 2 && Inputs > 1
 template <class T, std::size_t Inputs>
 inline constexpr int piece_warps = sizeof(T) == 2 && Inputs == 1 ? 8 : 4;
 
+/// Pieces, to two multiprocessors, that may be fetched at once when a scan begins: half of those that
+/// are resident.
+inline constexpr int first_turn_x2 = 3;
+
 /// How a stream's steps are fetched and stored. The vector accesses take 16 bytes; they need data,
 /// and strides of all other axes, that are multiples of that.
 enum class access {
@@ -103,6 +107,7 @@ struct sweep_parameters {
   index_t pieces = 1;      // of time, one to a block
   uint4* board = nullptr;  // where their blocks tell one another what they know (scan/board.cuh),
   index_t board_starts[board_kinds] = {};  // and where on it
+  unsigned first_turn = 0;                 // the first blocks, behind which as many fetch
 };
 
 }  // namespace detail

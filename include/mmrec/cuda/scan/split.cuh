@@ -63,6 +63,7 @@ struct piece_sweep : piece_block<P> {
     typename base::outside outside = {};
     T* const tiles = this->slot(0);
     constexpr int held = base::held_places;
+    if (p.board) take_turn();
     if (whole) {
       if (all_in(access::channels))
         fetch_parts<access::channels>(tiles, here);
@@ -108,6 +109,14 @@ struct piece_sweep : piece_block<P> {
     for (int k = 0; k < int(P::NI); ++k) all = all && p.in[k].how == how;
     return all;
   }
+  /// Blocks that start together would all fetch, then all wait, then all store: of those that are
+  /// resident at first, half fetch behind the others.
+  __device__ __forceinline__ void take_turn() const {
+    if (blockIdx.x < p.first_turn || blockIdx.x >= 2 * p.first_turn) return;
+    wait_for_previous();  // the board is empty
+    const unsigned before = blockIdx.x - p.first_turn, g = static_cast<unsigned>(p.groups);
+    all.wait_for(on_board::piece_summary, before / g, before % g);
+  }
   /// All of the piece, in parts, as it is walked.
   template <access How>
   __device__ __forceinline__ void fetch_parts(T* tiles, const typename base::cursor& from) const {
@@ -120,15 +129,15 @@ struct piece_sweep : piece_block<P> {
   }
 
   /// A run of summaries on the board, and how warps share it out: evenly, `by` of them, the first of
-  /// which is `leader`. What each makes of its part is in total(buffer, its number).
+  /// which is `leader`. What each makes of its part is in total(results + its number).
   struct run_of {
     typename on_board::kind kind;
     index_t first;
     int n, pieces;  // of one summary
-    int leader, by, buffer, share;
+    int leader, by, results, share;
     __device__ run_of(typename on_board::kind k, index_t from, int size, int span, int lead,
                       int number_of, int to)
-        : kind(k), first(from), n(size), pieces(span), leader(lead), by(number_of), buffer(to) {
+        : kind(k), first(from), n(size), pieces(span), leader(lead), by(number_of), results(to) {
       share = int(unsigned(n + by - 1) / unsigned(by));
     }
     __device__ bool has(int w) const { return w < by && w * share < n; }
@@ -145,8 +154,8 @@ struct piece_sweep : piece_block<P> {
       if (long_window > 0)
         begun = all.template begin_to_read<carry_type>(on_board::long_entry, long_window - 1, group,
                                                        lane);
-      auto sum = own::start(total(0, 0));
-      for (int w = 1; w < warps; ++w) own::append(p.op, sum, total(0, w));
+      auto sum = own::start(total(0));
+      for (int w = 1; w < warps; ++w) own::append(p.op, sum, total(w));
       // The last piece, which waits for this one, may overwrite what was read.
       if (this->carry_in && this->carry_out) __threadfence();
       all.write(on_board::piece_summary, number, group, own::sum_of(sum), lane);
@@ -157,10 +166,10 @@ struct piece_sweep : piece_block<P> {
     const int readers = warps < 4 ? warps : warps - 1, leader = warps - readers;
     const int half = readers > 1 ? readers / 2 : 1;
     const run_of before(on_board::window_summary, first, int(windows - first), window_pieces,
-                        leader, half, 1);
+                        leader, half, warps);
     const run_of own_window(on_board::piece_summary, windows * window_pieces,
                             int(number % window_pieces), 1, readers > 1 ? leader + half : leader,
-                            readers > 1 ? readers - half : 1, 2);
+                            readers > 1 ? readers - half : 1, warps + half);
     gather(own_window);
     if (number % window_pieces == window_pieces - 1) {
       // Nobody's window waits for those before it.
@@ -198,14 +207,14 @@ struct piece_sweep : piece_block<P> {
           own::append(p.op, sum, s[j]);
       }
     }
-    if (place == 0) total(run.buffer, w) = own::sum_of(sum);
+    if (place == 0) total(run.results + w) = own::sum_of(sum);
   }
 
   /// This piece is the last of its window.
   __device__ void publish_window(const run_of& before, index_t windows) {
     auto sum = own::start(own::none(p.op));
-    for (int w = 0; before.has(w); ++w) own::append(p.op, sum, total(before.buffer, w));
-    for (int w = 0; w < warps; ++w) own::append(p.op, sum, total(0, w));
+    for (int w = 0; before.has(w); ++w) own::append(p.op, sum, total(before.results + w));
+    for (int w = 0; w < warps; ++w) own::append(p.op, sum, total(w));
     all.write(on_board::window_summary, windows, group, own::sum_of(sum), lane);
   }
 
@@ -218,7 +227,7 @@ struct piece_sweep : piece_block<P> {
     const auto along = [&](const run_of& run) {
 #pragma unroll 1
       for (int w = 0; run.has(w); ++w) {
-        const summary s = total(run.buffer, w);
+        const summary s = total(run.results + w);
         fits = fits && (!live || own::may_apply(s, own::end(running)));
         own::follow(p.op, s, running);
       }
@@ -235,7 +244,7 @@ struct piece_sweep : piece_block<P> {
   /// Where a summary may not be applied, from the state behind its last piece.
   __device__ void follow_carefully(const run_of& run, carry_type& state) {
     for (int w = 0; run.has(w); ++w) {
-      const summary s = total(run.buffer, w);
+      const summary s = total(run.results + w);
       const bool apply = !live || own::may_apply(s, state);
       const auto behind = all.template read_one<carry_type>(
           on_board::state_behind, (run.first + run.to(w)) * run.pieces - 1, group, lane);
