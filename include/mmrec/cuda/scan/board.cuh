@@ -59,6 +59,8 @@ struct note<scan_ops::affine<float>> {
 /// Notes of all lanes of a warp, which start as 0.
 template <class Summary, class Carry>
 struct board {
+  /// Values of a note, from which on neighbouring notes are not read at once.
+  static constexpr int spread = 8;
   enum kind { piece_summary, window_summary, long_entry, state_behind, kinds };
   static_assert(kinds == board_kinds);
 
@@ -119,7 +121,8 @@ struct board {
     return all;
   }
   /// Waits for n values, at most N, that are neighbours in time. What is not there yet is looked for
-  /// quietly, at the one that comes last, lest those who wait keep the others from writing.
+  /// again; where notes are so narrow that many of them share what is read at once, quietly at the one
+  /// that comes last, lest those who wait keep the others from writing.
   template <class S, int N>
   __device__ __forceinline__ void read(S (&to)[N], kind k, index_t number, index_t group, int n,
                                        int lane) const {
@@ -128,12 +131,15 @@ struct board {
     for (;;) {
 #pragma unroll
       for (int j = 0; j < N; ++j)
-        if (j < n) e[j] = begin_to_read<S>(k, number + j, group, lane);
+        if (j < n && !there(e[j])) e[j] = begin_to_read<S>(k, number + j, group, lane);
       bool all = true;
 #pragma unroll
       for (int j = 0; j < N; ++j) all = all && (j >= n || there(e[j]));
       if (__all_sync(all_lanes, all)) break;
-      while (load(place(k, number + n - 1, group, 0)).w == 0) __nanosleep(20);
+      if (across >= spread)
+        __nanosleep(60);
+      else
+        while (load(place(k, number + n - 1, group, 0)).w == 0) __nanosleep(20);
     }
 #pragma unroll
     for (int j = 0; j < N; ++j) to[j] = note<S>::read(e[j].quad);
