@@ -66,8 +66,8 @@ struct board {
 
   uint4* at;
   index_t groups;
-  int across;             // of a note, a value for each recurrence
-  const index_t* starts;  // of kinds
+  int across;                               // of a note, a value for each recurrence
+  std::array<index_t, board_kinds> starts;  // of kinds
 
   static index_t count(kind k, index_t pieces) {
     return k == window_summary ? pieces / window_pieces

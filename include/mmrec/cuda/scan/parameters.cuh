@@ -12,6 +12,8 @@
 #include <mmrec/cuda/runtime.cuh>
 #include <mmrec/sweep.hpp>
 
+#include <array>
+
 namespace mmrec::cuda {
 
 enum class scan_kernel { chosen, walk, split };
@@ -106,8 +108,8 @@ struct sweep_parameters {
   index_t groups = 1;      // of `across` recurrences
   index_t pieces = 1;      // of time, one to a block
   uint4* board = nullptr;  // where their blocks tell one another what they know (scan/board.cuh),
-  index_t board_starts[board_kinds] = {};  // and where on it
-  unsigned first_turn = 0;                 // the first blocks, behind which as many fetch
+  std::array<index_t, board_kinds> board_starts = {};  // and where on it
+  unsigned first_turn = 0;  // the first blocks, behind which as many fetch
 };
 
 }  // namespace detail
