@@ -4,6 +4,7 @@
 //
 //   channels nearest in memory   32 side by side, who take the steps in the order of the definition;
 //                                results have the bits of a plain loop with fused multiply-adds
+//                                (but in log space: scan/together.cuh)
 //   time nearest                 one or a few, whose lanes are deep in time, so that memory is read
 //                                in long rows; they pass on summaries by shuffles
 //
