@@ -16,6 +16,16 @@ namespace mmrec::cuda::detail {
 
 inline constexpr index_t window_pieces = 16;  // and windows of a long one
 
+/// Are all 16 bytes there? They are written and read at once, but ptxas 13.0 reads words one by one
+/// where it sees that others are not used, and then a value may be older than its last word. So that
+/// all are used, bit 15 of the last word is the parity of the others' lowest bits.
+__device__ __forceinline__ void seal(uint4& quad) {
+  quad.w |= ((quad.x ^ quad.y ^ quad.z) & 1) << 15;
+}
+__device__ __forceinline__ bool sealed(const uint4& quad) {
+  return quad.w != 0 && ((quad.x ^ quad.y ^ quad.z ^ quad.w >> 15) & 1) == 0;
+}
+
 /// How a value is written down: 16 bytes at once, with a last word that is never 0, so that whoever
 /// reads them knows that they are there, and no order of memory accesses is relied on.
 template <class S>
@@ -37,7 +47,7 @@ struct note {
     return std::bit_cast<S>(w);
   }
 };
-/// The reaches, of which the first is at least 1, in 16 bits each, rounded up.
+/// The reaches, of which the first is at least 1, in 15 bits each, rounded up.
 template <>
 struct note<scan_ops::affine<float>> {
   static constexpr int quads = 1;
@@ -52,7 +62,7 @@ struct note<scan_ops::affine<float>> {
   static __device__ __forceinline__ scan_ops::affine<float> read(const uint4 (&from)[1]) {
     const uint4& q = from[0];
     return {std::bit_cast<double>(std::array<std::uint32_t, 2>{q.x, q.y}), __uint_as_float(q.z),
-            __uint_as_float(q.w & 0xffff0000u), __uint_as_float(q.w << 16)};
+            __uint_as_float(q.w & 0xffff0000u), __uint_as_float((q.w & 0x7fffu) << 16)};
   }
 };
 
@@ -96,7 +106,10 @@ struct board {
     note<S>::write(v, quad);
     uint4* const to = place(k, number, group, lane);
 #pragma unroll
-    for (int i = 0; i < note<S>::quads; ++i) store(to + i * across, quad[i]);
+    for (int i = 0; i < note<S>::quads; ++i) {
+      seal(quad[i]);
+      store(to + i * across, quad[i]);
+    }
   }
   /// A value that may not be there yet.
   template <class S>
@@ -117,7 +130,7 @@ struct board {
   static __device__ __forceinline__ bool there(const early<S>& e) {
     bool all = true;
 #pragma unroll
-    for (int i = 0; i < note<S>::quads; ++i) all = all && e.quad[i].w != 0;
+    for (int i = 0; i < note<S>::quads; ++i) all = all && sealed(e.quad[i]);
     return all;
   }
   /// Waits for n values, at most N, that are neighbours in time. What is not there yet is looked for
