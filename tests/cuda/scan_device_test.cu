@@ -104,9 +104,9 @@ TEST_CASE("cuda scan: windows of pieces, and long windows of them", "[components
   const device_array<float> x(std::vector<float>(static_cast<std::size_t>(time), 1.0F));
   device_array<float> y(static_cast<std::size_t>(time));
   for (const cuda::scan_tuning how : {cuda::scan_tuning{cuda::scan_kernel::split, 1, 32},
-                                    {cuda::scan_kernel::split, 2, 4},
-                                    {cuda::scan_kernel::split, 0, 0},
-                                    {cuda::scan_kernel::walk, 0, 0}}) {
+                                      {cuda::scan_kernel::split, 2, 4},
+                                      {cuda::scan_kernel::split, 0, 0},
+                                      {cuda::scan_kernel::walk, 0, 0}}) {
     // A value that is read before it is there shows in one run of ten or thirty.
     for (int run = 0; run < 40; ++run) {
       cuda::tuning() = how;
