@@ -2,11 +2,11 @@
 // transform on the GPU: one kernel per functor and element types, bound by memory.
 //
 // Axes are ordered by the first output's strides and merged where all operands allow, so that a
-// permuted array that is dense is one long row. A thread takes groups of neighbouring elements: 16
-// bytes of the narrowest operand where every operand has unit stride (or none: a broadcast) along
-// the innermost axis and rows that begin at multiples of 16 bytes, single elements elsewhere. All
-// loads of a thread are issued before its arithmetic; what all elements share (`prepare()`) is read
-// and converted once in a thread. Budget: a copy of the same bytes.
+// permuted array that is dense is one long row. A thread takes a group of neighbouring elements: 16
+// bytes of the narrowest operand (8 of more than three operands) where every operand has unit stride
+// (or none: a broadcast) along the innermost axis and rows that begin at multiples of 16 bytes, a
+// single element elsewhere. All loads of a thread are issued before its arithmetic; what all elements
+// share (`prepare()`) is read and converted once in a thread. Budget: a copy of the same bytes.
 #pragma once
 
 #include <mmrec/cuda/element.cuh>
@@ -132,8 +132,8 @@ __global__ void __launch_bounds__(transform_threads) transform_groups(const __gr
                 w.stride[W::NO + K][W::axes - 1], place.live),
      ...);
   }(std::make_index_sequence<W::NI>{});
-  // Not by a reference that a function returns: nvcc 13.0 with -Ofc=mid takes a parameter's address
-  // for one in global memory there.
+  // Not by mmrec::detail::prepared, which returns a reference: nvcc 13.0 with -Ofc=mid takes a
+  // parameter's address for one in global memory there.
   const auto f = [&] {
     if constexpr (requires { w.f.prepare(); })
       return w.f.prepare();

@@ -23,7 +23,7 @@ __device__ __forceinline__ void seal(uint4& quad) {
   quad.w |= ((quad.x ^ quad.y ^ quad.z) & 1) << 15;
 }
 __device__ __forceinline__ bool sealed(const uint4& quad) {
-  return quad.w != 0 && ((quad.x ^ quad.y ^ quad.z ^ quad.w >> 15) & 1) == 0;
+  return quad.w != 0 && ((quad.x ^ quad.y ^ quad.z ^ (quad.w >> 15)) & 1) == 0;
 }
 
 /// How a value is written down: 16 bytes at once, with a last word that is never 0, so that whoever
