@@ -11,6 +11,7 @@
 #include <functional>
 #include <limits>
 #include <numeric>
+#include <tuple>
 #include <vector>
 
 #include "../support/catch.hpp"
@@ -158,6 +159,37 @@ TEST_CASE("linear: TF32 where it is asked for", "[components]") {
   CHECK(worst_strict <= summed);
   CHECK(worst_rounded <= summed + 2 * once + once * once);
   CHECK(worst_rounded > worst_strict);
+}
+
+TEST_CASE("linear: TF32's weight gradient, whichever factor is turned", "[components]") {
+  const auto [rows, inputs, outputs] =
+      GENERATE(std::tuple<index_t, index_t, index_t>{132, 200, 72},
+               std::tuple<index_t, index_t, index_t>{260, 64, 161},
+               std::tuple<index_t, index_t, index_t>{130, 96, 96});  // not a multiple of 4: never
+  CAPTURE(rows, inputs, outputs);
+  const tuned all({.turned_from = 0, .turned_from_each = 0});
+  std::vector<float> x = random_vector<float>(rows * inputs, 1),
+                     w = random_vector<float>(outputs * inputs, 2),
+                     dy = random_vector<float>(rows * outputs, 3), dw(w.size());
+  linear_backward(backend::cuda{.tf32 = true}, view<const float, 2>{dy.data(), {rows, outputs}},
+                  view<const float, 2>{x.data(), {rows, inputs}},
+                  view<const float, 2>{w.data(), {outputs, inputs}},
+                  {.dw = view<float, 2>{dw.data(), {outputs, inputs}}});
+  require(cudaDeviceSynchronize());
+  double worst = 0;
+  for (index_t o = 0; o < outputs; ++o)
+    for (index_t k = 0; k < inputs; ++k) {
+      double sum = 0, size = 0;
+      for (index_t i = 0; i < rows; ++i) {
+        const double term = double{dy[static_cast<std::size_t>(i * outputs + o)]} *
+                            x[static_cast<std::size_t>(i * inputs + k)];
+        sum += term, size += std::abs(term);
+      }
+      const double found = dw[static_cast<std::size_t>(o * inputs + k)];
+      worst = std::max(worst, std::abs(found - sum) / size);
+    }
+  const double once = 0x1p-11;
+  CHECK(worst <= rounding_growth(static_cast<double>(rows), 0x1p-24) + 2 * once + once * once);
 }
 
 // linear_tuning::relu_in_product is on because this counts no NaN that was lost.

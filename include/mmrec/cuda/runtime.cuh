@@ -63,7 +63,9 @@ struct device_properties {
   int index = 0;
   int multiprocessors = 0;
   int shared_bytes = 0;  // that one block may have
-  bool early = false;    // kernels may start before the one before them has ended
+  int capability = 0;    // compute capability's major number
+  /// Kernels may start before the one before them has ended.
+  bool early() const { return capability >= 9; }
 };
 
 namespace detail {
@@ -104,9 +106,7 @@ inline const device_properties& current_device(const char* function) {
     };
     attribute(&p.multiprocessors, cudaDevAttrMultiProcessorCount);
     attribute(&p.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    int capability = 0;
-    attribute(&capability, cudaDevAttrComputeCapabilityMajor);
-    p.early = capability >= 9;
+    attribute(&p.capability, cudaDevAttrComputeCapabilityMajor);
     state.properties = p;
   });
   return state.properties;
@@ -172,6 +172,19 @@ struct launch_shape {
   bool early = false;  // may start before the kernel before it has ended (where a device can)
 };
 
+/// The next kernel, if it is early, may start as soon as all blocks of this one have said so.
+__device__ __forceinline__ void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/// In an early kernel: until those before it have ended.
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /// Enqueues a kernel.
 template <class... Parameters, class... Arguments>
 void launch(const backend::cuda& b, const char* function, const launch_shape& shape,
@@ -197,7 +210,7 @@ void launch(const backend::cuda& b, const char* function, const launch_shape& sh
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {shape.cluster, 1, 1};
   }
-  if (shape.early && current_device(function).early) {
+  if (shape.early && current_device(function).early()) {
     auto& early = attributes[config.numAttrs++];
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;

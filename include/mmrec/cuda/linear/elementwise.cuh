@@ -129,6 +129,19 @@ void finish(const backend::cuda& on, const view<const Q, 2>& product, const view
 
 // ---- Backward -----------------------------------------------------------------------------------
 
+/// Where the sums of columns go.
+template <class S>
+struct bias_gradient {
+  using Acc = accumulator_t<S>;
+  S* to = nullptr;  // null: not asked for
+  index_t stride = 0;
+  bool accumulate = false;
+  __device__ void put(index_t o, Acc sum) const {
+    S* const at = to + o * stride;
+    *at = narrow<S>(accumulate ? widen<Acc>(*at) + sum : sum);
+  }
+};
+
 /// du of everything, and its sums over pieces of the rows. The pieces depend on the shape alone, and
 /// every sum has one order: a thread's rows, a block's 8 warps, every eighth piece, these 8 sums.
 template <class S>
@@ -136,7 +149,8 @@ struct gradient_parameters {
   using Acc = accumulator_t<S>;
   matrix_ref<const S> dy, saved;  // saved null: identity
   matrix_ref<S> du;               // null: not asked for
-  Acc* sums = nullptr;            // (pieces, outputs); null: not asked for
+  bias_gradient<S> dbias;
+  Acc* sums = nullptr;  // (pieces, outputs); null: there is one piece
   index_t rows = 0, outputs = 0, piece_rows = 0, column_blocks = 0;
   dropout_factors<Acc> dropout;
 };
@@ -152,11 +166,13 @@ __global__ void __launch_bounds__(linear_threads)
   using Acc = accumulator_t<S>;
   constexpr int lanes = 32, warps = linear_threads / lanes;
   const int lane = int(threadIdx.x) % lanes, warp_index = int(threadIdx.x) / lanes;
+  let_next_start();
   const index_t piece = blockIdx.x / p.column_blocks;
   const index_t o = (blockIdx.x - piece * p.column_blocks) * (lanes * E) + index_t(lane) * E;
   const index_t begin = piece * p.piece_rows,
                 end = begin + p.piece_rows < p.rows ? begin + p.piece_rows : p.rows;
   Acc total[E] = {};
+  wait_for_previous();
   if (o < p.outputs) {
 #pragma unroll 2
     for (index_t i = begin + warp_index; i < end; i += warps) {
@@ -174,7 +190,7 @@ __global__ void __launch_bounds__(linear_threads)
       if (p.du.data) store_group(p.du.at(i, o), du, E);
     }
   }
-  if (!p.sums) return;
+  if (!p.dbias.to) return;
   __shared__ Acc partial[warps][lanes * E];
 #pragma unroll
   for (int e = 0; e < E; ++e) partial[warp_index][lane * E + e] = total[e];
@@ -185,21 +201,25 @@ __global__ void __launch_bounds__(linear_threads)
     Acc sum = partial[0][c];
 #pragma unroll
     for (int w = 1; w < warps; ++w) sum += partial[w][c];
-    p.sums[piece * p.outputs + first + c] = sum;
+    if (p.sums)
+      p.sums[piece * p.outputs + first + c] = sum;
+    else
+      p.dbias.put(first + c, sum);
   }
 }
 
 /// A warp sums every eighth piece of 32 columns.
 template <class S>
 __global__ void __launch_bounds__(linear_threads)
-    add_pieces(const accumulator_t<S>* sums, index_t pieces, index_t outputs, S* dbias,
-               index_t stride, bool accumulate) {
+    add_pieces(const accumulator_t<S>* sums, index_t pieces, index_t outputs,
+               bias_gradient<S> dbias) {
   using Acc = accumulator_t<S>;
   constexpr int lanes = 32, warps = linear_threads / lanes;
   const int lane = int(threadIdx.x) % lanes, warp_index = int(threadIdx.x) / lanes;
   const index_t o = index_t(blockIdx.x) * lanes + lane;
   __shared__ Acc partial[warps][lanes];
   Acc total(0);
+  wait_for_previous();
   if (o < outputs) {
 #pragma unroll 8
     for (index_t piece = warp_index; piece < pieces; piece += warps)
@@ -210,8 +230,7 @@ __global__ void __launch_bounds__(linear_threads)
   if (warp_index > 0 || o >= outputs) return;
 #pragma unroll
   for (int w = 1; w < warps; ++w) total += partial[w][lane];
-  S* const to = dbias + o * stride;
-  *to = narrow<S>(accumulate ? widen<Acc>(*to) + total : total);
+  dbias.put(o, total);
 }
 
 /// du (absent: not written) and dbias (absent: not summed) from dy and what was saved.
@@ -229,24 +248,29 @@ void gradient_pass(const backend::cuda& on, const view<const S, 2>& dy,
   p.piece_rows = piece_rows_of(p.rows);
   p.dropout = dropout_factors<Acc>(dropout);
   const index_t pieces = (p.rows + p.piece_rows - 1) / p.piece_rows;
+  p.dbias = {dbias.data_handle(), dbias.stride(0), accumulate};
+  const bool adds = dbias && pieces != 1;
   const stream_scratch memory(
-      on, function, dbias ? static_cast<std::size_t>(pieces * p.outputs) * sizeof(Acc) : 0);
+      on, function, adds ? static_cast<std::size_t>(pieces * p.outputs) * sizeof(Acc) : 0);
   p.sums = reinterpret_cast<Acc*>(memory.data());
   constexpr int E = pack_size<S>;
   const bool vectors =
       p.outputs % E == 0 && takes_vectors(dy) && takes_vectors(saved) && takes_vectors(du);
   const auto enqueue = [&](auto kernel, int at_once) {
     p.column_blocks = (p.outputs + 32 * at_once - 1) / (32 * at_once);
-    if (pieces > 0) launch(on, function, {pieces * p.column_blocks, linear_threads, 0}, kernel, p);
+    if (pieces > 0)
+      launch(on, function,
+             {.blocks = pieces * p.column_blocks, .threads = linear_threads, .early = true}, kernel,
+             p);
   };
   if (vectors)
     enqueue(linear_gradient<Activation, E, S>, E);
   else
     enqueue(linear_gradient<Activation, 1, S>, 1);
-  if (dbias)
-    launch(on, function, {(p.outputs + 31) / 32, linear_threads, 0}, add_pieces<S>,
-           static_cast<const Acc*>(p.sums), pieces, p.outputs, dbias.data_handle(), dbias.stride(0),
-           accumulate);
+  if (adds)
+    launch(on, function,
+           {.blocks = (p.outputs + 31) / 32, .threads = linear_threads, .early = true},
+           add_pieces<S>, static_cast<const Acc*>(p.sums), pieces, p.outputs, p.dbias);
 }
 
 }  // namespace mmrec::cuda::detail

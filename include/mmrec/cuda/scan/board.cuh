@@ -199,19 +199,6 @@ struct board {
 
 // The kernel that works with a board starts early: while the one that empties the board runs.
 
-/// The next kernel, if it is early, may start as soon as all blocks of this one have said so.
-__device__ __forceinline__ void let_next_start() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-/// In an early kernel: until those before it have ended.
-__device__ __forceinline__ void wait_for_previous() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 /// Empties a board.
 template <class Quad>  // a template, so that several files may have it
 __global__ void clear_kernel(Quad* board, index_t n) {
