@@ -174,8 +174,8 @@ class readable_matrix {
 
 /// Whether the smaller factor should be copied to lie along depth. Tensor cores of compute
 /// capability 9 take TF32 factors in that order only; where neither lies so, as for a weight's
-/// gradient, cuBLASLt's product takes up to 1.6 times as long as one with a factor turned, the turning
-/// counted: at (4096, 4096, 4096) 1.41, (512, 4096, 4096) 1.34, (2048, 2048, 2048) 1.18,
+/// gradient, cuBLASLt's product takes up to 1.6 times as long as one with a factor turned, the
+/// turning counted: at (4096, 4096, 4096) 1.41, (512, 4096, 4096) 1.34, (2048, 2048, 2048) 1.18,
 /// (1024, 2048, 2048) 1.01, but (65536, 512, 512) 0.56 (an H100).
 template <class S>
 bool turning_pays(const backend::cuda& on, const char* function, const view<const S, 2>& a,
