@@ -4,9 +4,10 @@
 // The matrix is cut into tiles of rows and each tile into parts of its depth. A team, one block or a
 // cluster of two, has some tiles, and each of its warps that multiply one part of all of them, in
 // registers: so a block of two reads half of the vector, and finishes half of the units. (An H200 has
-// room for 66 clusters of two, but for fewer than 32 of four.) The batch is cut into groups of rows
-// with teams of their own where there are blocks left. A matrix that does not fit into registers is
-// read from shared memory or L2.
+// room for 66 clusters of two, but for fewer than 32 of four.) A team has as many tiles as a block can
+// finish at once: the batch is cut into groups of rows with teams of their own where there are blocks
+// left, and rows that have to wait for others of their group take longer than larger teams. A matrix
+// that does not fit into registers is read from shared memory or L2.
 //
 // The plan's order of sums depends on the matrix and the device, not on the batch.
 #pragma once
@@ -20,6 +21,9 @@
 namespace mmrec::cuda::detail {
 
 inline constexpr int packs_at_once = 8;  // that a lane receives together
+
+/// That a warp keeps of each of its tiles where a block needs no help to read the vector.
+inline constexpr int few_packs = 4;
 
 /// Packs of all its tiles that a warp keeps in registers, in 64 of them.
 template <class Steps>
@@ -82,15 +86,18 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
   const auto fits = [&](const walk_plan& p) {
     return p.packs * p.tiles <= most && p.slices <= teams(p.blocks) && p.shared_bytes <= room;
   };
-  walk_plan one, halves, two;
-  halves.blocks = 2, two.blocks = two.tiles = 2;
-  one = cut(one), halves = cut(halves), two = cut(two);
-  // A round waits for its longest warp and for the words that a block reads: more warps with less
-  // each, then more blocks that share what they read.
-  if (one.packs <= most / 2 && fits(one)) return one;
-  if (fits(halves)) return halves;
-  if (fits(two)) return two;
-  if (fits(one)) return one;
+  // A round waits for its longest warp and for the words that a block reads: few packs to a warp, and
+  // then blocks that share what they read.
+  const auto share = [&](int blocks, int tiles) {
+    walk_plan p;
+    p.blocks = blocks, p.tiles = tiles;
+    return cut(p);
+  };
+  constexpr int tiles = finish_units / Steps::units;
+  const walk_plan one = share(1, tiles);
+  if (one.packs <= few_packs && fits(one)) return one;
+  for (const walk_plan& p : {share(2, tiles), share(2, 2), share(1, 1)})
+    if (fits(p)) return p;
   walk_plan p;
   p.kept = false;
   while (over(all_tiles, p.tiles) > device.multiprocessors) p.tiles *= 2;

@@ -11,6 +11,8 @@ namespace mmrec::cuda::detail {
 inline constexpr int product_warps = 8, finish_warps = 4;
 inline constexpr int finish_threads = finish_warps * warp,
                      walk_threads = product_warps * warp + finish_threads;
+/// Units of 8 rows that they finish at once.
+inline constexpr int finish_units = finish_threads / fragment_columns;
 /// Words between the sums of two units, more than there are, which keeps the banks apart: by
 /// columns, and both sums of a unit beside each other.
 template <class Steps>
@@ -96,10 +98,9 @@ struct finishers {
   int units, turns = 1, helpers = 1;  // units at once
   int unit, column, turn, helper;     // of this thread
   __device__ finishers(int all_units, int row_tiles) {
-    constexpr int most = finish_threads / fragment_columns;
-    units = all_units < most ? all_units : most;
-    while (row_tiles % (2 * turns) == 0 && 2 * turns * units <= most) turns *= 2;
-    while (2 * turns * units * helpers <= most && helpers < most_helpers) helpers *= 2;
+    units = all_units < finish_units ? all_units : finish_units;
+    while (row_tiles % (2 * turns) == 0 && 2 * turns * units <= finish_units) turns *= 2;
+    while (2 * turns * units * helpers <= finish_units && helpers < most_helpers) helpers *= 2;
     const int each = finish_threads / turns, local = static_cast<int>(threadIdx.x) % finish_threads,
               lane = local % warp, lanes = warp / helpers,
               place = local % each / warp * lanes + lane % lanes;
