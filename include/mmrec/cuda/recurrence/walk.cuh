@@ -53,18 +53,18 @@ index_t pairs_at_once(const char* function, const device_properties& device, Ker
   return n - 1;
 }
 
-/// The smallest kernel that keeps so many packs of every tile.
+/// The kernel with room for so many packs of every tile.
 template <class Steps, int Blocks, int Tiles, int Packs = few_packs>
-auto kernel_with_room(int packs) {
+auto kernel_with(int room) {
   if constexpr (2 * Packs * Tiles <= most_packs_kept<Steps>)
-    if (packs > Packs) return kernel_with_room<Steps, Blocks, Tiles, 2 * Packs>(packs);
+    if (room > Packs) return kernel_with<Steps, Blocks, Tiles, 2 * Packs>(room);
   return walk_kernel<Steps, Packs, Blocks, Tiles>;
 }
 template <class Steps, int Blocks>
 auto kernel_of(const walk_plan& plan) {
   if constexpr (Blocks == 2 || 2 * Steps::units <= finish_units)
-    if (plan.tiles == 2) return kernel_with_room<Steps, Blocks, 2>(plan.packs);
-  return kernel_with_room<Steps, Blocks, 1>(plan.packs);
+    if (plan.tiles == 2) return kernel_with<Steps, Blocks, 2>(plan.room());
+  return kernel_with<Steps, Blocks, 1>(plan.room());
 }
 
 /// Walks the steps of `range`, or those that `decided`, on the device, says when the kernel begins.
@@ -73,8 +73,8 @@ void enqueue_walk(const backend::cuda& on, const char* function, const Steps& al
                   const step_range& range, const step_range* decided = nullptr) {
   using Acc = typename Steps::Acc;
   const auto& device = current_device(function);
-  const walk_plan plan = plan_walk(
-      device, all, pairs_at_once(function, device, walk_kernel<Steps, few_packs, 2, 2>));
+  const walk_plan plan =
+      plan_walk(device, all, pairs_at_once(function, device, walk_kernel<Steps, few_packs, 2, 2>));
   if (plan.shared_bytes > static_cast<std::size_t>(device.shared_bytes))
     throw runtime_failure(function, "D = " + std::to_string(all.r.d) +
                                         " is more than the multiprocessors of this device can "
@@ -88,7 +88,7 @@ void enqueue_walk(const backend::cuda& on, const char* function, const Steps& al
     launch(on, function,
            {std::min<index_t>(4096, (words + walk_threads - 1) / walk_threads), walk_threads, 0},
            pack_weights_kernel<Steps>, all, tiles, plan.depth, packed);
-  const auto kernel = !plan.kept          ? walk_kernel<Steps, 0, 1, 1>
+  const auto kernel = !plan.kept         ? walk_kernel<Steps, 0, 1, 1>
                       : plan.blocks == 2 ? kernel_of<Steps, 2>(plan)
                                          : kernel_of<Steps, 1>(plan);
   for (index_t b = 0; b < all.r.batch; b += plan.rows_together())

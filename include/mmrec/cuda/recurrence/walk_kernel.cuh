@@ -15,9 +15,7 @@ struct walk {
   static constexpr bool clustered = in_cluster<Blocks>;
   static constexpr int V = pack_size<Acc>, depth = fragment_depth<Acc>, columns = fragment_columns;
   static constexpr int parts = product_warps * Blocks, at_once = Packs > 0 ? Packs : packs_at_once;
-  // Halves where TF32 numbers have no room.
-  static constexpr bool halves =
-      std::same_as<Acc, float> && 2 * Packs * Tiles > most_packs_kept<Steps>;
+  static constexpr bool halves = keeps_halves<Steps>(Packs, Tiles);
   static constexpr int sum_words = (Steps::two_sums ? 2 : 1) * columns;
 
   const Steps& steps;
@@ -169,7 +167,7 @@ struct walk {
     }
   }
 
-  /// What a round needs is asked for when this thread's round before it is over.
+  /// What a round needs is asked for two of this thread's rounds before.
   __device__ __forceinline__ void finish() {
     const finishers role(units, row_tiles);
     const index_t first_unit = first_tile * Steps::units + rank * units;
@@ -186,56 +184,69 @@ struct walk {
       for (int unit = role.unit; unit < units; unit += role.units)
         if (inside(unit, row_tile)) kept_at(unit, row_tile) = steps.begin(b, j, range);
 
-    // Of the unit and row of this thread's next round, and what that needs.
-    bool live = inside(role.unit, role.turn);
-    auto place = steps.at(b, j, 0, range);
-    typename Steps::ahead ahead{};
-    Acc own(0);
-    const auto look = [&](int unit, int row_tile, index_t i) {
-      live = i < rounds && inside(unit, row_tile);
-      if (!live) return;
-      ahead = steps.look_ahead(place, i, range);
-      own = kept_at(unit, row_tile);
+    struct round {
+      typename Steps::place at;  // of the first unit
+      int row_tile;
+      index_t i = 0;
     };
-    look(role.unit, role.turn, 0);
+    const auto advance = [&](round& r) {
+      const int next = r.row_tile + role.turns;
+      const bool wraps = next >= row_tiles;
+      steps.move(r.at, columns * (wraps ? role.turn - r.row_tile : role.turns), wraps);
+      r.row_tile = wraps ? role.turn : next, r.i += wraps;
+    };
+    inside(role.unit, role.turn);
+    round now{steps.at(b, j, 0, range), role.turn}, next = now;
+    using ahead_t = typename Steps::ahead;
+    const auto look = [&] {
+      ahead_t in{};
+      if (next.i < rounds && inside(role.unit, next.row_tile))
+        in = steps.look_ahead(next.at, next.i, range);
+      advance(next);
+      return in;
+    };
     const bool leads = thread % (role.warps() * warp) == 0;  // of a turn
-    int turn = 0, buffer = 0;
-    unsigned parity = 0;
-    for (index_t i = 0; i < rounds; ++i) {
-      const bool multiplies = Steps::multiplies(i);
-      for (int row_tile = 0; row_tile < row_tiles; ++row_tile) {
-        if (turn == role.turn) {
-          if (multiplies) {
-            arrived[buffer].template wait<clustered>(parity);
-            if constexpr (clustered)
-              if (leads) arrived[buffer].expect(sent_bytes());
-          }
-          for (int first = 0; first < units; first += role.units) {
-            const int unit = first + role.unit;
-            Acc sum[2] = {};
-            if (multiplies)
-              add_parts<parts, Steps::two_sums ? 2 : 1>(
-                  sums + buffer * sums_words + (unit < units ? unit : 0) * unit_sums<Steps> +
-                      (Steps::two_sums ? 2 : 1) * role.column,
-                  units * unit_sums<Steps>, role, sum);
-            if (first > 0) {
-              inside(unit, row_tile), place = steps.at(b, j, i, range);
-              look(unit, row_tile, i);
-            }
-            if (!live) continue;
-            own = steps.finish(place, ahead, own, sum[0], sum[1], role.helper == 0);
-            kept_at(unit, row_tile) = own;
-          }
-          if (multiplies) free(buffer);
-          const int next = row_tile + role.turns;
-          const bool wraps = next >= row_tiles;
-          if (role.units < units) inside(role.unit, row_tile), place = steps.at(b, j, i, range);
-          steps.move(place, columns * (wraps ? role.turn - row_tile : role.turns), wraps);
-          look(role.unit, wraps ? role.turn : next, i + wraps);
-        }
-        if (++turn == role.turns) turn = 0;
-        if (multiplies && ++buffer == walk_buffers) buffer = 0, parity ^= 1;
+    const auto finish_round = [&](ahead_t& in) {
+      const bool multiplies = Steps::multiplies(now.i);
+      const auto multiplied =
+          static_cast<unsigned>(now.i - !Steps::multiplies(0)) * static_cast<unsigned>(row_tiles) +
+          static_cast<unsigned>(now.row_tile);
+      const int buffer = static_cast<int>(multiplied % walk_buffers);
+      bool live = inside(role.unit, now.row_tile);
+      Acc own = live ? kept_at(role.unit, now.row_tile) : Acc(0);
+      if (multiplies) {
+        arrived[buffer].template wait<clustered>(multiplied / walk_buffers % 2);
+        if constexpr (clustered)
+          if (leads) arrived[buffer].expect(sent_bytes());
       }
+      for (int first = 0; first < units; first += role.units) {
+        const int unit = first + role.unit;
+        Acc sum[2] = {};
+        if (multiplies)
+          add_parts<parts, Steps::two_sums ? 2 : 1>(
+              sums + buffer * sums_words + (unit < units ? unit : 0) * unit_sums<Steps> +
+                  (Steps::two_sums ? 2 : 1) * role.column,
+              units * unit_sums<Steps>, role, sum);
+        auto place = now.at;
+        if (first > 0) {
+          live = inside(unit, now.row_tile);
+          if (live) {
+            place = steps.at(b, j, now.i, range);
+            in = steps.look_ahead(place, now.i, range), own = kept_at(unit, now.row_tile);
+          }
+        }
+        if (!live) continue;
+        kept_at(unit, now.row_tile) =
+            steps.finish(place, in, own, sum[0], sum[1], role.helper == 0);
+      }
+      if (multiplies) free(buffer);
+      advance(now);
+      in = look();
+    };
+    ahead_t in[2] = {look(), look()};
+    while (now.i < rounds) {
+      finish_round(in[0]);
+      if (now.i < rounds) finish_round(in[1]);
     }
   }
   __device__ __forceinline__ void free(int buffer) const {

@@ -29,6 +29,12 @@ inline constexpr int few_packs = 4;
 template <class Steps>
 inline constexpr int most_packs_kept = 64 / (sizeof(typename Steps::S) == 2 ? 4 : 8);
 
+/// Whether so many of every tile, in float, are kept as halves: where TF32 numbers have no room.
+template <class Steps>
+constexpr bool keeps_halves(int packs, int tiles) {
+  return std::same_as<typename Steps::Acc, float> && 2 * packs * tiles > most_packs_kept<Steps>;
+}
+
 /// Words of the fragments of one row tile.
 template <class Acc>
 __host__ __device__ constexpr index_t tile_words(index_t packs) {
@@ -48,6 +54,12 @@ struct walk_plan {
 
   index_t rows_together() const { return groups * rows; }
   int parts() const { return product_warps * blocks; }
+  /// Packs of a tile that the kernel has room for.
+  int room() const {
+    int n = few_packs;
+    while (n < packs) n *= 2;
+    return n;
+  }
 };
 
 /// `pairs`: how many teams of two blocks can be on the device together.
@@ -96,7 +108,14 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
   constexpr int tiles = finish_units / Steps::units;
   const walk_plan one = share(1, tiles);
   if (one.packs <= few_packs && fits(one)) return one;
-  for (const walk_plan& p : {share(2, tiles), share(2, 2), share(1, 1)})
+  const walk_plan pair = share(2, tiles), wide = share(2, 2);
+  if (fits(pair)) {
+    // Fewer rows of the batch that wait for each other, unless that would change the bits.
+    const bool same =
+        keeps_halves<Steps>(pair.room(), tiles) == keeps_halves<Steps>(wide.room(), 2);
+    return wide.rows < pair.rows && fits(wide) && same ? wide : pair;
+  }
+  for (const walk_plan& p : {wide, share(1, 1)})
     if (fits(p)) return p;
   walk_plan p;
   p.kept = false;
