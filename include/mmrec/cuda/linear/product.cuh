@@ -160,7 +160,7 @@ class readable_matrix {
     if (!memory_.data()) return;
     const view<S, 2> dense(reinterpret_cast<S*>(memory_.data()), m.extents());
     if (turned)
-      transpose(on, function, m.data_handle(), m.stride(1), dense);
+      turn(on, function, m, put_in_rows<S>{dense.data_handle(), dense.stride(0)});
     else
       copy(on, function, m, dense);
     matrix_ = dense;

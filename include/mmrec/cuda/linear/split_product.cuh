@@ -24,25 +24,14 @@ struct split_value {
   }
 };
 
-/// The parts of `from` (lines, depth) whose columns lie together in memory, as lines that do.
-inline constexpr int split_tile = 32;
-template <class T>  // float; a template, so that several files may have it
-__global__ void __launch_bounds__(split_tile* split_tile / 4)
-    split_turned_kernel(view<const T, 2> from, T* low, T* high, index_t pitch) {
-  __shared__ T tile[split_tile][split_tile + 1];
-  const index_t lines = from.extent(0), depth = from.extent(1),
-                across = (lines + split_tile - 1) / split_tile,
-                line0 = blockIdx.x % across * split_tile, k0 = blockIdx.x / across * split_tile;
-  const int x = static_cast<int>(threadIdx.x) % split_tile;
-  for (int y = static_cast<int>(threadIdx.x) / split_tile; y < split_tile; y += split_tile / 4)
-    if (line0 + x < lines && k0 + y < depth) tile[y][x] = from(line0 + x, k0 + y);
-  __syncthreads();
-  for (int y = static_cast<int>(threadIdx.x) / split_tile; y < split_tile; y += split_tile / 4)
-    if (line0 + y < lines && k0 + x < depth) {
-      const auto [h, l] = split_value{}(tile[x][y]);
-      high[(line0 + y) * pitch + k0 + x] = h, low[(line0 + y) * pitch + k0 + x] = l;
-    }
-}
+struct put_split {
+  float *low, *high;
+  index_t pitch;
+  __device__ void operator()(index_t i, index_t j, float value) const {
+    const auto [h, l] = split_value{}(value);
+    high[i * pitch + j] = h, low[i * pitch + j] = l;
+  }
+};
 
 /// Both parts of a factor (lines, depth), in each line one behind the other: tensor cores read TF32
 /// numbers along the depth.
@@ -59,9 +48,7 @@ class split_matrix {
     if (from.stride(1) == 1)
       return enqueue_transform(on, function, split_value{}, std::tuple{high, low},
                                std::tuple{from});
-    const auto tiles = [](index_t n) { return (n + split_tile - 1) / split_tile; };
-    launch(on, function, {tiles(from.extent(0)) * tiles(depth_), split_tile * split_tile / 4, 0},
-           split_turned_kernel<float>, from, low.data_handle(), high.data_handle(), all_.stride(0));
+    turn(on, function, from, put_split{low.data_handle(), high.data_handle(), all_.stride(0)});
   }
   view<const float, 2> both() const { return here_.slice(1, 0, 2 * depth_); }
   /// Of the high parts: `count` along the depth.

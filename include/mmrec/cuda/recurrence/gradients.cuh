@@ -92,11 +92,20 @@ __global__ void __launch_bounds__(256)
   }
 }
 
+/// How products with a are taken: for 16-bit elements as one product of TF32 numbers, 11 bits of a,
+/// where linear takes no more of its du than the element has.
+template <class S>
+backend::cuda products_with_a(backend::cuda on) {
+  on.tf32 = on.tf32 || sizeof(S) == 2;
+  return on;
+}
+
 template <class S, element T>
 void gradients_of_tokens(const backend::cuda& on, const char* function,
                          const adjoint_steps<S>& steps, const recurrence_weights<T>& w,
                          const recurrence_gradients<T>& out) {
   using Acc = accumulator_t<S>;
+  const backend::cuda products = products_with_a<S>(on);
   const auto& r = steps.r;
   const bool mix_gate = r.gates == 2, add = out.accumulate_parameters;
   const index_t tokens = r.batch * r.time, width = r.gates * r.pitch;
@@ -105,7 +114,7 @@ void gradients_of_tokens(const backend::cuda& on, const char* function,
   if (out.dblock || (mix_gate && out.dmix)) {
     const stream_scratch memory(on, function, bytes_of<Acc>(width * r.d));
     const view<Acc, 2> sums(scratch_array<Acc>(memory), {width, r.d});  // both products with p
-    sum_over_tokens(on, function, a, p, sums, false);
+    sum_over_tokens(products, function, a, p, sums, false);
     const auto of_gate = [&](index_t gate) {
       return view<const Acc, 2>(sums.slice(0, gate * r.pitch, r.d));
     };
@@ -114,7 +123,7 @@ void gradients_of_tokens(const backend::cuda& on, const char* function,
   }
   if (mix_gate && out.dmix) {
     const widened<Acc, 3> z(on, function, view<const S, 3>(r.z));
-    sum_over_tokens(on, function, a_mix, z.rows(), out.dmix.slice(1, 0, r.d), add);
+    sum_over_tokens(products, function, a_mix, z.rows(), out.dmix.slice(1, 0, r.d), add);
   }
   if (out.dblock_bias || (mix_gate && out.dmix_bias)) {
     const stream_scratch memory(on, function, bytes_of<Acc>(width));
@@ -132,8 +141,8 @@ void gradients_of_tokens(const backend::cuda& on, const char* function,
   Acc* const through_mix = scratch_array<Acc>(memory);
   if (product) {
     const widened<Acc, 2> weights(on, function, w.mix.slice(1, 0, r.d));
-    multiply_split(on, function, a_mix, weights.rows(), view<Acc, 2>(through_mix, {tokens, r.d}),
-                   false);
+    multiply_split(products, function, a_mix, weights.rows(),
+                   view<Acc, 2>(through_mix, {tokens, r.d}), false);
   }
   launch(on, function, {std::min<index_t>(tokens, 65535), 256, 0}, token_gradients_kernel<S>, steps,
          static_cast<const Acc*>(through_mix), stored_view(out.dz), stored_view(out.dgamma));
