@@ -14,8 +14,8 @@
 // Budget: one read of each input, one write of each output.
 #pragma once
 
-#include <mmrec/cuda/scan/block.cuh>
 #include <mmrec/cuda/scan/board.cuh>
+#include <mmrec/cuda/scan/careful.cuh>
 
 namespace mmrec::cuda::detail {
 

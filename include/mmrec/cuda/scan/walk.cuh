@@ -4,7 +4,7 @@
 // Budget: one read of each input, one write of each output.
 #pragma once
 
-#include <mmrec/cuda/scan/block.cuh>
+#include <mmrec/cuda/scan/careful.cuh>
 
 namespace mmrec::cuda::detail {
 
