@@ -34,7 +34,7 @@ struct block_sweep : lane_sweep<P> {
   using tile = tile_of<T, Held * R>;
 
   T* tiles;             // [warp][slot][stream]
-  summary* totals;      // [warp][channel], and of pieces of time [reader][channel]
+  summary* totals;      // [warp][channel], and of earlier pieces of time [part][channel]
   summary* kept;        // [thread]: of all steps of this warp before its own
   carry_type* entries;  // [warp][channel]: the state that enters a warp
   carry_type* slow;     // [channel]
@@ -45,7 +45,8 @@ struct block_sweep : lane_sweep<P> {
   static constexpr unsigned any_lost = 1u << 31;
   static constexpr int slot_size = P::NI * tile::size;
   static_assert(P::NO <= P::NI - P::NS, "results take the place of inputs that are not shifted");
-  static __host__ __device__ int totals_of(int warps) { return 2 * warps + 1; }
+  static __host__ __device__ int parts_of(int warps) { return warps > 3 ? warps : 3; }
+  static __host__ __device__ int totals_of(int warps) { return warps + parts_of(warps); }
   static std::size_t shared_bytes(int warps, int across) {
     const std::size_t threads = static_cast<std::size_t>(warps) * warp;
     return static_cast<std::size_t>(warps) * Slots * slot_size * sizeof(T) +

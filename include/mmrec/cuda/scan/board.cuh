@@ -2,8 +2,8 @@
 // Where the blocks that have pieces of time tell one another what they know, in global memory:
 //
 //   summary of piece n        as soon as its inputs have arrived
-//   summary of a window       16 pieces
-//   entry of a long window    16 windows: the state that enters it
+//   summary of a window       8 pieces
+//   long entry                the state that enters every 64th piece (256th, where notes are narrow)
 //   state behind piece n      as soon as it is known
 //
 // A value is written and read 16 bytes at once. It takes 12 to 24 bytes of the cache per lane.
@@ -14,7 +14,7 @@
 
 namespace mmrec::cuda::detail {
 
-inline constexpr index_t window_pieces = 16;  // and windows of a long one
+inline constexpr index_t window_pieces = 8;
 
 /// Are all 16 bytes there? They are written and read at once, but ptxas 13.0 reads words one by one
 /// where it sees that others are not used, and then a value may be older than its last word. So that
@@ -23,7 +23,7 @@ __device__ __forceinline__ void seal(uint4& quad) {
   quad.w |= ((quad.x ^ quad.y ^ quad.z) & 1) << 15;
 }
 __device__ __forceinline__ bool sealed(const uint4& quad) {
-  return quad.w != 0 && ((quad.x ^ quad.y ^ quad.z ^ (quad.w >> 15)) & 1) == 0;
+  return (quad.w != 0) & (((quad.x ^ quad.y ^ quad.z ^ (quad.w >> 15)) & 1) == 0);
 }
 
 /// How a value is written down: 16 bytes at once, with a last word that is never 0, so that whoever
@@ -69,8 +69,6 @@ struct note<scan_ops::affine<float>> {
 /// Notes of all lanes of a warp, which start as 0.
 template <class Summary, class Carry>
 struct board {
-  /// Values of a note, from which on neighbouring notes are not read at once.
-  static constexpr int spread = 8;
   enum kind { piece_summary, window_summary, long_entry, state_behind, kinds };
   static_assert(kinds == board_kinds);
 
@@ -79,9 +77,18 @@ struct board {
   int across;                               // of a note, a value for each recurrence
   std::array<index_t, board_kinds> starts;  // of kinds
 
-  static index_t count(kind k, index_t pieces) {
-    return k == window_summary ? pieces / window_pieces
-           : k == long_entry   ? pieces / (window_pieces * window_pieces)
+  /// Notes so narrow that a warp reads many at once: nobody needs summaries of windows.
+  static __host__ __device__ bool narrow(int across) {
+    return across * int(window_pieces) * 2 <= warp;
+  }
+  /// Pieces from one long entry to the next.
+  static __host__ __device__ index_t long_pieces(int across) {
+    return window_pieces * (narrow(across) ? 32 : 8);
+  }
+
+  static index_t count(kind k, index_t pieces, int across) {
+    return k == window_summary ? narrow(across) ? 0 : pieces / window_pieces
+           : k == long_entry   ? pieces / long_pieces(across) + 1
                                : pieces;
   }
   static __host__ __device__ index_t size(kind k, int across) {
@@ -91,14 +98,18 @@ struct board {
   /// Where the notes of a kind begin; of `kinds`, the size of the board.
   static index_t start(kind k, index_t pieces, index_t groups, int across) {
     index_t n = 0;
-    for (int j = 0; j < k; ++j) n += count(kind(j), pieces) * groups * size(kind(j), across);
+    for (int j = 0; j < k; ++j)
+      n += count(kind(j), pieces, across) * groups * size(kind(j), across);
     return n;
   }
   __device__ uint4* place(kind k, index_t number, index_t group, int lane) const {
-    return at + starts[k] + (number * groups + group) * size(k, across) + lane;
+    index_t start = starts[0];  // no index that is not a constant, which would need memory
+#pragma unroll
+    for (int j = 1; j < kinds; ++j) start = k == j ? starts[j] : start;
+    return at + start + (number * groups + group) * size(k, across) + lane;
   }
 
-  // All lanes of a warp call what follows; those that are first in time write and read.
+  // All lanes of a warp call what follows; those that are first in time write.
   template <class S>
   __device__ void write(kind k, index_t number, index_t group, const S& v, int lane) const {
     if (lane >= across) return;
@@ -111,48 +122,61 @@ struct board {
       store(to + i * across, quad[i]);
     }
   }
-  /// A value that may not be there yet.
+  /// A value that may not be there yet, of the lane's recurrence.
   template <class S>
   struct early {
-    uint4 quad[note<S>::quads] = {};
+    uint4 quad[note<S>::quads];
   };
   template <class S>
   __device__ __forceinline__ early<S> begin_to_read(kind k, index_t number, index_t group,
                                                     int lane) const {
+    const uint4* const from = place(k, number, group, lane & (across - 1));
     early<S> e;
 #pragma unroll
-    for (int i = 0; i < note<S>::quads; ++i)
-      e.quad[i] =
-          lane < across ? load(place(k, number, group, lane) + i * across) : uint4{0, 0, 0, 1};
+    for (int i = 0; i < note<S>::quads; ++i) e.quad[i] = load(from + i * across);
     return e;
   }
   template <class S>
   static __device__ __forceinline__ bool there(const early<S>& e) {
     bool all = true;
 #pragma unroll
-    for (int i = 0; i < note<S>::quads; ++i) all = all && sealed(e.quad[i]);
+    for (int i = 0; i < note<S>::quads; ++i) all = all & sealed(e.quad[i]);
     return all;
   }
-  /// Waits for n values, at most N, that are neighbours in time. What is not there yet is looked for
-  /// again; where notes are so narrow that many of them share what is read at once, quietly at the one
-  /// that comes last, lest those who wait keep the others from writing.
+  /// Waits for n values, at most N, that are neighbours in time and come to lie at the end of `to`;
+  /// lanes may wait for others, and for none. Once more is looked for those from the first on that is
+  /// not there, roughly: all together, or they would come one after the other, but no more than that,
+  /// lest those who wait keep the others from writing.
   template <class S, int N>
   __device__ __forceinline__ void read(S (&to)[N], kind k, index_t number, index_t group, int n,
                                        int lane) const {
-    early<S> e[N];
     if (n > N) n = N;
+    const uint4* const last = place(k, number + n - 1, group, lane & (across - 1));
+    const index_t apart = groups * size(k, across);
+    early<S> e[N] = {};
+    const auto look = [&](auto from) {
+#pragma unroll
+      for (int j = from; j < N; ++j) {
+        const int back = N - 1 - j < n ? N - 1 - j : n - 1;
+#pragma unroll
+        for (int i = 0; i < note<S>::quads; ++i)
+          e[j].quad[i] = load(last - back * apart + i * across);
+      }
+    };
+    constexpr unsigned every = (1u << N) - 1, second_half = every & ~(every >> N / 2),
+                       last_quarter = every & ~(every >> N / 4);
+    unsigned missing = n > 0 ? every & ~(every >> n) : 0;
     for (;;) {
+      if (missing & ~second_half)
+        look(std::integral_constant<int, 0>{});
+      else if (missing & ~last_quarter)
+        look(std::integral_constant<int, N / 2>{});
+      else if (missing)
+        look(std::integral_constant<int, N - N / 4>{});
 #pragma unroll
-      for (int j = 0; j < N; ++j)
-        if (j < n && !there(e[j])) e[j] = begin_to_read<S>(k, number + j, group, lane);
-      bool all = true;
-#pragma unroll
-      for (int j = 0; j < N; ++j) all = all && (j >= n || there(e[j]));
-      if (__all_sync(all_lanes, all)) break;
-      if (across >= spread)
-        __nanosleep(60);
-      else
-        while (load(place(k, number + n - 1, group, 0)).w == 0) __nanosleep(20);
+      for (int j = 0; j < N; ++j) missing &= ~(unsigned(there(e[j])) << j);
+      if (!__any_sync(all_lanes, missing != 0)) break;
+      __nanosleep(60);
     }
 #pragma unroll
     for (int j = 0; j < N; ++j) to[j] = note<S>::read(e[j].quad);
@@ -161,17 +185,18 @@ struct board {
   __device__ void wait_for(kind k, index_t number, index_t group) const {
     while (load(place(k, number, group, 0)).w == 0) __nanosleep(100);
   }
-  /// For all lanes of a recurrence, from what was begun.
   template <class S>
   __device__ S read_begun(const early<S>& e, kind k, index_t number, index_t group,
                           int lane) const {
     S v[1] = {note<S>::read(e.quad)};
     if (!__all_sync(all_lanes, there(e))) read(v, k, number, group, 1, lane);
-    return across < warp ? from_lane(v[0], lane % across) : v[0];
+    return v[0];
   }
   template <class S>
   __device__ S read_one(kind k, index_t number, index_t group, int lane) const {
-    return read_begun(begin_to_read<S>(k, number, group, lane), k, number, group, lane);
+    S v[1];
+    read(v, k, number, group, 1, lane);
+    return v[0];
   }
 
  private:

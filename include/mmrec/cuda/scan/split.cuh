@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Few recurrences: time is cut into pieces, one to a block, which holds all of its piece in
 // shared memory. One block may hold all of time; else blocks tell one another what they know on a board
-// in global memory (scan/board.cuh): summaries of pieces and of windows of 16 pieces, and the states
-// that enter long windows of 16 windows.
+// in global memory (scan/board.cuh): summaries of pieces and of windows of 8 pieces, and the state that
+// enters every 64th piece.
 //
-// The state that enters a piece is that of its long window, the summaries of the windows before it,
-// and those of the pieces in its own: at most 31 of them, shared out over the warps and combined
-// in an order that depends on n alone. So the bits do not depend on which block was faster.
+// The state that enters a piece follows from such a long entry and the summaries behind it: of
+// windows, and of single pieces in the last window and in its own. The long entry is not the nearest
+// one, and the windows end before the last: what others must work out first has been on its way for a
+// while. The summaries, at most 29, are shared out over the warps and combined in an order that depends
+// on n alone. So the bits do not depend on which block was faster.
 // Where a summary may not be applied, the state behind its last piece is waited for instead.
 // A piece waits for earlier ones only; like CUB's scan this relies on blocks being started in the
 // order of their numbers.
@@ -128,126 +130,137 @@ struct piece_sweep : piece_block<P> {
     }
   }
 
-  /// A run of summaries on the board, and how warps share it out: evenly, `by` of them, the first of
-  /// which is `leader`. What each makes of its part is in total(results + its number).
-  struct run_of {
+  /// Summaries that are neighbours on the board. Between the long entry and this piece there are, in
+  /// the order of time, windows in as many parts as there are warps for them, then the pieces of the
+  /// last window, then those of this one; where notes are narrow, pieces in all parts. What a part
+  /// comes to is in total(warps + its number).
+  struct part_of {
     typename on_board::kind kind;
     index_t first;
     int n, pieces;  // of one summary
-    int leader, by, results, share;
-    __device__ run_of(typename on_board::kind k, index_t from, int size, int span, int lead,
-                      int number_of, int to)
-        : kind(k), first(from), n(size), pieces(span), leader(lead), by(number_of), results(to) {
-      share = int(unsigned(n + by - 1) / unsigned(by));
-    }
-    __device__ bool has(int w) const { return w < by && w * share < n; }
-    __device__ int from(int w) const { return w * share; }
-    __device__ int to(int w) const { return min(n, (w + 1) * share); }
   };
+  __device__ int parts() const { return base::parts_of(warps); }
+  /// The long entry from which this piece follows; the first is the scan's own.
+  __device__ index_t long_entry() const {
+    const index_t n = number / on_board::long_pieces(p.across);
+    return n > 0 ? n - 1 : n;
+  }
+  __device__ __forceinline__ part_of part(int i) const {
+    const bool narrow = on_board::narrow(p.across);
+    const index_t begin = long_entry() * on_board::long_pieces(p.across);
+    const index_t window = number / window_pieces;
+    const int shared = narrow ? parts() : parts() - 2;
+    if (i == shared)
+      return {on_board::piece_summary, (window - 1) * window_pieces,
+              window > 0 ? int(window_pieces) : 0, 1};
+    if (i > shared)
+      return {on_board::piece_summary, window * window_pieces, int(number % window_pieces), 1};
+    const index_t first = narrow ? begin : begin / window_pieces;
+    const int n = int((narrow ? number : window - 1) - first);
+    const int share = n > 0 ? int(unsigned(n + shared - 1) / unsigned(shared)) : 0;
+    const int here = n - i * share;
+    return {narrow ? on_board::piece_summary : on_board::window_summary, first + i * share,
+            here < 0       ? 0
+            : here < share ? here
+                           : share,
+            narrow ? 1 : int(window_pieces)};
+  }
 
   /// For the first warp: from the state that enters the scan to the one that enters this piece.
   __device__ __forceinline__ void look_back(carry_type& entry) {
-    constexpr int long_window_pieces = window_pieces * window_pieces;
-    const index_t long_window = number > 0 ? (number - 1) / long_window_pieces : index_t{0};
-    typename on_board::template early<carry_type> begun;
     if (me == 0) {
-      if (long_window > 0)
-        begun = all.template begin_to_read<carry_type>(on_board::long_entry, long_window - 1, group,
-                                                       lane);
       auto sum = own::start(total(0));
+#pragma unroll 1
       for (int w = 1; w < warps; ++w) own::append(p.op, sum, total(w));
       // The last piece, which waits for this one, may overwrite what was read.
       if (this->carry_in && this->carry_out) __threadfence();
       all.write(on_board::piece_summary, number, group, own::sum_of(sum), lane);
     }
     if (number == 0) return;
-    // The first warp has its hands full if there are others to read.
-    const index_t windows = number / window_pieces, first = long_window * window_pieces;
-    const int readers = warps < 4 ? warps : warps - 1, leader = warps - readers;
-    const int half = readers > 1 ? readers / 2 : 1;
-    const run_of before(on_board::window_summary, first, int(windows - first), window_pieces,
-                        leader, half, warps);
-    const run_of own_window(on_board::piece_summary, windows * window_pieces,
-                            int(number % window_pieces), 1, readers > 1 ? leader + half : leader,
-                            readers > 1 ? readers - half : 1, warps + half);
-    gather(own_window);
-    if (number % window_pieces == window_pieces - 1) {
-      // Nobody's window waits for those before it.
-      __syncthreads();
-      if (me == 0) publish_window(own_window, windows);
-    }
-    gather(before);
+    const index_t begin = long_entry();
+    const auto begun =
+        all.template begin_to_read<carry_type>(on_board::long_entry, begin, group, lane);
+#pragma unroll 1
+    for (int i = me; i < parts(); i += warps) gather(part(i), i);
+    if (!on_board::narrow(p.across) && number % window_pieces == window_pieces - 1)
+      publish_window();
     __syncthreads();
     if (me > 0) return;
 
-    if (long_window > 0)
-      entry = all.read_begun(begun, on_board::long_entry, long_window - 1, group, lane);
-    follow(before, own_window, entry);
-    if (number % long_window_pieces == 0)
-      all.write(on_board::long_entry, number / long_window_pieces - 1, group, entry, lane);
+    if (begin > 0) entry = all.read_begun(begun, on_board::long_entry, begin, group, lane);
+    follow(entry);
+    const index_t apart = on_board::long_pieces(p.across);
+    if (number % apart == 0) all.write(on_board::long_entry, number / apart, group, entry, lane);
   }
 
-  /// This warp's part of a run as one summary.
-  __device__ __forceinline__ void gather(const run_of& run) {
-    const int w = me - run.leader;
-    if (w < 0 || !run.has(w)) return;
-    const int to = run.to(w);
+  /// A part as one summary. Lanes that are neighbours in time have parts of it.
+  __device__ __forceinline__ void gather(const part_of& part, int i) const {
+    const int each = int(unsigned(part.n + base::deep - 1) / unsigned(base::deep));
+    const int from = place * each, n = min(each, part.n - from);
     constexpr int batch = note<summary>::quads == 1 ? 8 : 4;
-    typename own::series sum;
-#pragma unroll 1
-    for (int i = run.from(w); i < to; i += batch) {
-      summary s[batch];
-      all.read(s, run.kind, run.first + i, group, to - i, lane);
-#pragma unroll
-      for (int j = 0; j < batch; ++j) {
-        if (i + j >= to) continue;
-        if (i + j == run.from(w))
-          sum = own::start(s[j]);
-        else
-          own::append(p.op, sum, s[j]);
-      }
-    }
-    if (place == 0) total(run.results + w) = own::sum_of(sum);
-  }
-
-  /// This piece is the last of its window.
-  __device__ void publish_window(const run_of& before, index_t windows) {
     auto sum = own::start(own::none(p.op));
-    for (int w = 0; before.has(w); ++w) own::append(p.op, sum, total(before.results + w));
-    for (int w = 0; w < warps; ++w) own::append(p.op, sum, total(w));
-    all.write(on_board::window_summary, windows, group, own::sum_of(sum), lane);
+#pragma unroll 1
+    for (int first = 0; first < each; first += batch) {
+      summary s[batch];
+      all.read(s, part.kind, part.first + from + first, group, n - first, lane);
+#pragma unroll
+      for (int j = 0; j < batch; ++j)
+        if (batch - j <= n - first) own::append(p.op, sum, s[j]);
+    }
+    summary whole = own::sum_of(sum);
+#pragma unroll 1
+    for (int distance = 1; distance < base::deep; distance *= 2) {
+      const summary left = shuffle_up(whole, distance * base::across);
+      if (place >= distance) whole = own::combine(p.op, left, whole);
+    }
+    if (place == base::deep - 1) total(warps + i) = whole;
   }
 
-  /// From the state that enters the long window to the one behind the runs.
-  __device__ __forceinline__ void follow(const run_of& windows, const run_of& pieces,
-                                         carry_type& state) {
+  /// This piece is the last of its window; by the warp that has those before it.
+  __device__ __forceinline__ void publish_window() const {
+    const int last = parts() - 1;
+    if (me != last % warps) return;
+    __syncwarp();
+    auto sum = own::start(total(warps + last));
+#pragma unroll 1
+    for (int w = 0; w < warps; ++w) own::append(p.op, sum, total(w));
+    all.write(on_board::window_summary, number / window_pieces, group, own::sum_of(sum), lane);
+  }
+
+  /// From the state of the long entry to the one behind all parts.
+  __device__ __forceinline__ void follow(carry_type& state) const {
     const carry_type begin = state;
     auto running = own::begin(state);
     bool fits = true;
-    const auto along = [&](const run_of& run) {
+    constexpr int batch = 4;
 #pragma unroll 1
-      for (int w = 0; run.has(w); ++w) {
-        const summary s = total(run.results + w);
-        fits = fits && (!live || own::may_apply(s, own::end(running)));
-        own::follow(p.op, s, running);
+    for (int first = 0; first < parts(); first += batch) {
+      summary s[batch];
+#pragma unroll
+      for (int j = 0; j < batch; ++j) s[j] = total(warps + min(first + j, parts() - 1));
+#pragma unroll
+      for (int j = 0; j < batch; ++j) {
+        if (first + j >= parts()) continue;
+        fits = fits && (!live || own::may_apply(s[j], own::end(running)));
+        own::follow(p.op, s[j], running);
       }
-    };
-    along(windows);
-    along(pieces);
+    }
     state = own::end(running);
     if (__all_sync(all_lanes, fits)) return;
     auto slowly = begin;
-    follow_carefully(windows, slowly);
-    follow_carefully(pieces, slowly);
+    follow_carefully(slowly);
     if (!fits) state = slowly;
   }
   /// Where a summary may not be applied, from the state behind its last piece.
-  __device__ void follow_carefully(const run_of& run, carry_type& state) {
-    for (int w = 0; run.has(w); ++w) {
-      const summary s = total(run.results + w);
+  __device__ void follow_carefully(carry_type& state) const {
+#pragma unroll 1
+    for (int i = 0; i < parts(); ++i) {
+      const part_of its = part(i);
+      if (its.n == 0) continue;
+      const summary s = total(warps + i);
       const bool apply = !live || own::may_apply(s, state);
       const auto behind = all.template read_one<carry_type>(
-          on_board::state_behind, (run.first + run.to(w)) * run.pieces - 1, group, lane);
+          on_board::state_behind, (its.first + its.n) * its.pieces - 1, group, lane);
       if (apply)
         own::apply(p.op, s, state);
       else
