@@ -25,8 +25,9 @@ inline int power_of_two(index_t n, int most) {
   return p;
 }
 
-/// Warps that a multiprocessor needs to be busy, and blocks that share the work of walking evenly.
-inline constexpr index_t busy_warps = 16, walking_blocks_x4 = 7;
+/// Warps that a multiprocessor needs to be busy, and, of 4-byte elements, where steps take
+/// exponentials; and blocks that share the work of walking evenly.
+inline constexpr index_t busy_warps = 16, costly_busy_warps = 8, walking_blocks_x4 = 7;
 /// Warps that walk alone and keep a multiprocessor busy; where their steps take exponentials; and
 /// where time is nearest in memory, of which they are to have a few tiles.
 inline constexpr index_t lone_warps_x4 = 7, costly_lone_warps_x4 = 12, linked_lone_warps_x4 = 24;
@@ -66,7 +67,8 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
   // Time nearest in memory: as deep as time is long. Else as wide as there are recurrences.
   const int most = time_nearest ? warp / power_of_two((length + R - 1) / R, warp) : warp;
   plan.across = t.across > 0 ? t.across : power_of_two(n, most);
-  const index_t enough = device.multiprocessors * busy_warps;
+  const index_t enough =
+      device.multiprocessors * (costly && sizeof(T) == 4 ? costly_busy_warps : busy_warps);
   const auto places = [&](int across) {  // of a warp in a block that covers all of time
     const index_t one = (warp / across) * R;
     return (length + one - 1) / one;
