@@ -154,6 +154,16 @@ void sweep(const backend::cuda& backend, const Op& op,
   p.sequences = args.sequences(), p.channels = args.channels();
   p.across = plan.across, p.groups = plan.groups(), p.pieces = plan.pieces;
 
+  const auto all = [&](d::access how) {
+    bool is = (args.offsets.empty() ? p.sequences * p.channels : p.channels) % plan.across == 0;
+    for (const auto& s : p.in) is = is && s.how == how;
+    for (const auto& s : p.out) is = is && (s.how == how || !s.data);
+    return is;
+  };
+  p.how = all(d::access::channels) ? d::access::channels
+          : all(d::access::times)  ? d::access::times
+                                   : d::access::elements;
+
   const std::size_t offset_bytes = d::padded(args.offsets.size_bytes());
   const std::size_t board_bytes = d::board_bytes<parameters>(plan);
   const cuda::stream_scratch scratch(backend, function, offset_bytes + board_bytes);
@@ -187,15 +197,9 @@ void sweep(const backend::cuda& backend, const Op& op,
     enqueue(d::lone_kernel<parameters, How>, plan.blocks / neighbours, neighbours,
             neighbours * d::lone_sweep<parameters, How>::shared_bytes);
   };
-  const auto all = [&](d::access how) {
-    bool is = (args.offsets.empty() ? p.sequences * p.channels : p.channels) % plan.across == 0;
-    for (const auto& s : p.in) is = is && s.how == how;
-    for (const auto& s : p.out) is = is && (s.how == how || !s.data);
-    return is;
-  };
-  if (plan.lone() && plan.across == cuda::warp && all(d::access::channels))
+  if (plan.lone() && plan.across == cuda::warp && p.how == d::access::channels)
     enqueue_lone(std::integral_constant<d::access, d::access::channels>{});
-  else if (plan.lone() && all(d::access::times))
+  else if (plan.lone() && p.how == d::access::times)
     enqueue_lone(std::integral_constant<d::access, d::access::times>{});
   else if (plan.lone())
     enqueue_lone(std::integral_constant<d::access, d::access::elements>{});

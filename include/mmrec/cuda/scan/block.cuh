@@ -100,15 +100,18 @@ struct block_sweep : lane_sweep<P> {
   __device__ __forceinline__ int lanes_apart() const {
     return across > 1 ? 0 : backwards ? -Held * R : Held * R;
   }
-  /// Starts fetching all steps of a stretch, or a part of every stream's tile. How: of all streams;
-  /// `elements`: each has its own way.
+  // How: of all streams; `elements`: each has its own way.
+  template <access How, class S>
+  static __device__ __forceinline__ access how_of(const S& s) {
+    return How == access::elements ? s.how : How;
+  }
+  /// Starts fetching all steps of a stretch, or a part of every stream's tile.
   template <int Parts = 1, access How = access::elements>
   __device__ __forceinline__ void fetch(T* to, const typename base::cursor& c, int part = 0) const {
 #pragma unroll
     for (int k = 0; k < int(P::NI); ++k)
-      tile::template fetch<Parts>(to + k * tile::size, How == access::elements ? p.in[k].how : How,
-                                  c.from[k], p.in[k].time, base::live_lanes, lane, lanes_apart(),
-                                  part);
+      tile::template fetch<Parts>(to + k * tile::size, how_of<How>(p.in[k]), c.from[k],
+                                  p.in[k].time, base::live_lanes, lane, lanes_apart(), part);
   }
 
   /// Elements of shifted streams before the lane that is first in time, which no slot has.
@@ -127,6 +130,7 @@ struct block_sweep : lane_sweep<P> {
     return o;
   }
   /// Place `s` from the tiles of a slot; `c` is at this lane's first step.
+  template <access How>
   __device__ __forceinline__ place_steps<P> fetched(const typename base::cursor& c, const T* here,
                                                     int s, const outside& o) const {
     place_steps<P> x;
@@ -134,7 +138,7 @@ struct block_sweep : lane_sweep<P> {
     const int from = step_of(s);
 #pragma unroll
     for (int k = 0; k < int(P::NI); ++k)
-      tile::read(x.x[k], here + k * tile::size, p.in[k].how, lane, from);
+      tile::read(x.x[k], here + k * tile::size, how_of<How>(p.in[k]), lane, from);
 #pragma unroll
     for (int k = 0; k < int(P::NO); ++k) x.to[k] = c.to[k] + from * p.out[k].time;
     if constexpr (P::NS > 0) {
@@ -148,8 +152,8 @@ struct block_sweep : lane_sweep<P> {
         constexpr int shifted = P::NI - P::NS;
         x.below[e] =
             edge ? o.before[e]
-                 : here[(shifted + e) * tile::size +
-                        tile::at(p.in[shifted + e].how, whose, from > 0 ? from - 1 : Held * R - 1)];
+                 : here[(shifted + e) * tile::size + tile::at(how_of<How>(p.in[shifted + e]), whose,
+                                                              from > 0 ? from - 1 : Held * R - 1)];
       }
     }
     return x;
@@ -158,14 +162,20 @@ struct block_sweep : lane_sweep<P> {
   __device__ summary& before_me() const { return kept[threadIdx.x]; }
 
   /// What the steps of this warp do, for all warps to read behind a barrier. wait(s): for place s.
-  template <class Wait>
+  template <access How = access::elements, class Wait>
   __device__ __forceinline__ void summarize(const typename base::cursor& c, const T* here,
                                             const outside& o, const Wait& wait) const {
     typename own::series sum;
-#pragma unroll 1
+    wait(0);
+    auto next = fetched<How>(c, here, 0, o);
+#pragma unroll(How == access::elements ? 1 : 2)
     for (int s = 0; s < Held; ++s) {
-      wait(s);
-      add<true>(fetched(c, here, s, o), s, sum);
+      const auto now = next;
+      if (s + 1 < Held) {
+        wait(s + 1);
+        next = fetched<How>(c, here, s + 1, o);
+      }
+      add<true>(now, s, sum);
     }
     sum_up(sum);
   }
@@ -223,17 +233,21 @@ struct block_sweep : lane_sweep<P> {
   __device__ bool slowly() const { return __any_sync(all_lanes, lost[column] != 0); }
 
   /// Takes the steps from the state that enters this warp. Results replace inputs of the tiles and
-  /// leave 16 bytes at once as those came, or go straight to memory.
+  /// leave 16 bytes at once as those came, or go straight to memory. The next place is read before.
+  template <access How = access::elements>
   __device__ __forceinline__ void finish(const typename base::cursor& c, T* here, const outside& o,
                                          carry_type carry) const {
     if (deep > 1) own::apply(p.op, before_me(), carry);
     bool tiled[P::NO];
 #pragma unroll
     for (int k = 0; k < int(P::NO); ++k)
-      tiled[k] = base::plain_stores && p.out[k].how != access::elements;
-#pragma unroll 1
+      tiled[k] =
+          How != access::elements || (base::plain_stores && p.out[k].how != access::elements);
+    auto next = fetched<How>(c, here, 0, o);
+#pragma unroll(How == access::elements ? 1 : 2)
     for (int s = 0; s < Held; ++s) {
-      const auto x = fetched(c, here, s, o);
+      const auto x = next;
+      if (s + 1 < Held) next = fetched<How>(c, here, s + 1, o);
       this->template advance<true>(x, carry, [&](const auto& y, int k, int from) {
         if (!tiled[k]) {
           this->write(y, k, x, from);
@@ -243,14 +257,16 @@ struct block_sweep : lane_sweep<P> {
         T narrowed[n];
 #pragma unroll
         for (int i = 0; i < n; ++i) narrowed[i] = narrow<T>(y[i]);
-        tile::write(here + k * tile::size, narrowed, p.out[k].how, lane, step_of(s) + from);
+        tile::write(here + k * tile::size, narrowed, how_of<How>(p.out[k]), lane,
+                    step_of(s) + from);
       });
     }
     __syncwarp();
 #pragma unroll
     for (int k = 0; k < int(P::NO); ++k)
       if (p.out[k].data && tiled[k])
-        tile::store(here + k * tile::size, p.out[k], c.to[k], lane, lanes_apart());
+        tile::store(here + k * tile::size, how_of<How>(p.out[k]), p.out[k].time, c.to[k], lane,
+                    lanes_apart());
   }
   /// The state behind the stretch, for the first warp.
   __device__ void correct(carry_type& carry) const {

@@ -104,6 +104,7 @@ struct sweep_parameters {
   index_t time = 0, sequences = 0, channels = 0;
   const index_t* offsets = nullptr;  // device memory; null: none
 
+  access how = access::elements;  // of all streams, if no lane stands for nothing; else `elements`
   int across = warp;
   index_t groups = 1;      // of `across` recurrences
   index_t pieces = 1;      // of time, one to a block

@@ -67,21 +67,19 @@ struct piece_sweep : piece_block<P> {
     constexpr int held = base::held_places;
     if (p.board) take_turn();
     if (whole) {
-      if (all_in(access::channels))
-        fetch_parts<access::channels>(tiles, here);
-      else if (all_in(access::times))
-        fetch_parts<access::times>(tiles, here);
-      else
-        fetch_parts<access::elements>(tiles, here);
-      outside = this->look_outside(here, start);
-      // Walked backwards, a place needs the last elements of the next one.
-      constexpr int arrived = P::NS == 0 ? 1 : base::backwards ? 2 : held;
-      bool at_once = false;
+      as_they_lie([&](auto how) {
+        fetch_parts<how>(tiles, here);
+        outside = this->look_outside(here, start);
+        // Walked backwards, a place needs the last elements of the next one.
+        constexpr int arrived = P::NS == 0 ? 1 : base::backwards ? 2 : held;
+        bool at_once = how == access::times;
+        if (how == access::elements)
 #pragma unroll
-      for (int k = 0; k < int(P::NI); ++k) at_once = at_once || p.in[k].how == access::times;
-      this->summarize(here, tiles, outside, [&](int s) {
-        wait_for_all_but<held - 1>(at_once ? 0 : held - arrived - s);
-        __syncwarp();
+          for (int k = 0; k < int(P::NI); ++k) at_once = at_once || p.in[k].how == access::times;
+        this->template summarize<how>(here, tiles, outside, [&](int s) {
+          wait_for_all_but<held - 1>(at_once ? 0 : held - arrived - s);
+          __syncwarp();
+        });
       });
     } else {
       summarize_carefully<base>(p, now);
@@ -96,7 +94,7 @@ struct piece_sweep : piece_block<P> {
     if (tell && !in_turn) all.write(on_board::state_behind, number, group, carry, lane);
     const carry_type state = this->entries[me * warp + column];
     if (whole && !in_turn)
-      this->finish(here, tiles, outside, state);
+      as_they_lie([&](auto how) { this->template finish<how>(here, tiles, outside, state); });
     else
       finish_carefully<base>(p, now, in_turn, state);
     if (in_turn && me == 0) this->correct(carry);
@@ -105,11 +103,15 @@ struct piece_sweep : piece_block<P> {
   }
 
  private:
-  __device__ __forceinline__ bool all_in(access how) const {
-    bool all = true;
-#pragma unroll
-    for (int k = 0; k < int(P::NI); ++k) all = all && p.in[k].how == how;
-    return all;
+  /// f for the way in which all streams lie.
+  template <class F>
+  __device__ __forceinline__ void as_they_lie(const F& f) const {
+    if (p.how == access::channels)
+      f(std::integral_constant<access, access::channels>{});
+    else if (p.how == access::times)
+      f(std::integral_constant<access, access::times>{});
+    else
+      f(std::integral_constant<access, access::elements>{});
   }
   /// Blocks that start together would all fetch, then all wait, then all store: of those that are
   /// resident at first, half fetch behind the others.

@@ -142,14 +142,14 @@ struct tile_of {
 
   /// Stores what lanes wrote into a tile, all of whose lanes exist; `to` is this lane's first step, `gap`
   /// as for fetch.
-  static __device__ __forceinline__ void store(const T* tile, const stream<T>& s, T* to, int lane,
-                                               int gap) {
+  static __device__ __forceinline__ void store(const T* tile, access how, index_t time, T* to,
+                                               int lane, int gap) {
     constexpr int n = vectors < 4 ? vectors : 4;
     const auto all_of_them = [](int) { return true; };
-    if (s.how == access::channels) {
-      to = from_lane(to, owner(access::channels, lane, 0)) +
-           offset(access::channels, lane, 0, s.time);
-      const evenly<access::channels, T*> all(to, s.time, lane, gap);
+    if (how == access::channels) {
+      to =
+          from_lane(to, owner(access::channels, lane, 0)) + offset(access::channels, lane, 0, time);
+      const evenly<access::channels, T*> all(to, time, lane, gap);
       const T* from = tile + mine(access::channels, lane);
       T* q = all.at;
 #pragma unroll 2
