@@ -106,25 +106,30 @@ auto rows_of(const view<E, 1>& v) {
 
 /// Elements [0, live) at p; the others are `absent`. A whole pack is one access, as a type of its
 /// own, which the compiler does not take apart.
-template <class T>
-__device__ __forceinline__ pack<std::remove_const_t<T>> load_pack(
+template <class P>
+using whole_pack = std::conditional_t<sizeof(P) == 16, uint4, uint2>;
+template <class T, int N = pack_size<T>>
+__device__ __forceinline__ pack<std::remove_const_t<T>, N> load_pack(
     T* p, index_t live, bool aligned, const std::remove_const_t<T>& absent = {}) {
-  using element = std::remove_const_t<T>;
-  if (aligned && live >= pack_size<T>)
-    return std::bit_cast<pack<element>>(*reinterpret_cast<const uint4*>(p));
-  pack<element> x;
+  using result = pack<std::remove_const_t<T>, N>;
+  using whole = whole_pack<result>;
+  static_assert(sizeof(whole) == sizeof(result));
+  if (aligned && live >= N) return std::bit_cast<result>(*reinterpret_cast<const whole*>(p));
+  result x;
 #pragma unroll
-  for (int e = 0; e < pack_size<T>; ++e) x.element[e] = e < live ? p[e] : absent;
+  for (int e = 0; e < N; ++e) x.element[e] = e < live ? p[e] : absent;
   return x;
 }
-template <class T>
-__device__ __forceinline__ void store_pack(T* p, const pack<T>& x, index_t live, bool aligned) {
-  if (aligned && live >= pack_size<T>) {
-    *reinterpret_cast<uint4*>(p) = std::bit_cast<uint4>(x);
+template <class T, int N>
+__device__ __forceinline__ void store_pack(T* p, const pack<T, N>& x, index_t live, bool aligned) {
+  using whole = whole_pack<pack<T, N>>;
+  static_assert(sizeof(whole) == sizeof(x));
+  if (aligned && live >= N) {
+    *reinterpret_cast<whole*>(p) = std::bit_cast<whole>(x);
     return;
   }
 #pragma unroll
-  for (int e = 0; e < pack_size<T>; ++e)
+  for (int e = 0; e < N; ++e)
     if (e < live) p[e] = x.element[e];
 }
 

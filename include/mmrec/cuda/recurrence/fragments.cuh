@@ -4,9 +4,9 @@
 // A warp multiplies a tile of 16 rows with 8 columns, `fragment_depth` deep: one pack of 16 bytes of
 // every row and column to a lane. In float each factor is the sum of two TF32 numbers, and the
 // product three TF32 products (Ootomo and Yokota, arXiv 2203.03341, the fourth is below the last
-// bit); sums over more than one pack are taken outside of the tensor core, which truncates. A
-// factor that has 16 bits is one TF32 number, which saves one product. Double has an instruction of
-// its own. Infinite factors give NaN.
+// bit); long sums are taken outside of the tensor core, which truncates. A factor that has 16 bits is
+// one TF32 number, which saves one product. Double has an instruction of its own. Infinite factors
+// give NaN.
 #pragma once
 
 #include <mmrec/cuda/element.cuh>
@@ -30,6 +30,10 @@ struct fragment_lane {
 template <class Acc>
 struct fragment_sum {
   Acc of[4] = {};  // (row, 0) (row, 1) (row + 8, 0) (row + 8, 1)
+  __device__ __forceinline__ void operator+=(const fragment_sum& other) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) of[i] += other.of[i];
+  }
 };
 
 /// x = high + low + less than the last bit of x. Integer instructions do what cvt.rna.tf32 does, at
@@ -60,7 +64,7 @@ template <class Acc, bool Narrow>
 struct row_fragment {
   pack<Acc> upper, lower;
 };
-template <class Acc>
+template <class Acc, bool Narrow = false>
 struct column_fragment {
   pack<Acc> values;
 };
@@ -80,7 +84,7 @@ struct row_fragment<float, Narrow> {
   }
 };
 template <>
-struct column_fragment<float> {
+struct column_fragment<float, false> {
   float high[4], low[4];
   column_fragment() = default;
   __device__ __forceinline__ column_fragment(const pack<float>& values) {
@@ -88,32 +92,55 @@ struct column_fragment<float> {
     for (int i = 0; i < 4; ++i) split(values.element[i], high[i], low[i]);
   }
 };
+template <>
+struct column_fragment<float, true> {
+  float high[4];
+  column_fragment() = default;
+  __device__ __forceinline__ column_fragment(const pack<float>& values) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) high[i] = values.element[i];
+  }
+};
 
-/// sum += the tile of rows times the columns, for N packs. The parts of several packs are computed
-/// side by side, because one waits for its own last product.
+/// sum(k) + small(k) += rows(k) times columns(k) for k < N, side by side, because a sum waits for its
+/// own last product. Small is what the low parts give; it may be the sum.
+template <bool NarrowRows, bool NarrowColumns, int N, class Sum, class Small, class Rows,
+          class Columns>
+__device__ __forceinline__ void multiply_parts(const Sum& sum, const Small& small, const Rows& rows,
+                                               const Columns& columns) {
+#pragma unroll
+  for (int s = 0; s < 2; ++s) {
+    if constexpr (!NarrowRows) {
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        tensor_product(small(k), rows(k).low + 4 * s, columns(k).high + 2 * s);
+    }
+    if constexpr (!NarrowColumns) {
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        tensor_product(small(k), rows(k).high + 4 * s, columns(k).low + 2 * s);
+    }
+  }
+#pragma unroll
+  for (int s = 0; s < 2; ++s)
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      tensor_product(sum(k), rows(k).high + 4 * s, columns(k).high + 2 * s);
+}
+
+/// sum += the tile of rows times the columns, for N packs.
 inline constexpr int packs_together = 4;
 template <bool Narrow, int N>
 __device__ __forceinline__ void multiply_fragments(fragment_sum<float>& sum,
                                                    const row_fragment<float, Narrow>* a,
                                                    const column_fragment<float> (&b)[N]) {
   fragment_sum<float> part[N];
+  const auto part_of = [&](int k) -> auto& { return part[k]; };
+  multiply_parts<Narrow, false, N>(
+      part_of, part_of, [&](int k) -> const auto& { return a[k]; },
+      [&](int k) -> const auto& { return b[k]; });
 #pragma unroll
-  for (int s = 0; s < 2; ++s) {
-    if constexpr (!Narrow) {
-#pragma unroll
-      for (int k = 0; k < N; ++k) tensor_product(part[k], a[k].low + 4 * s, b[k].high + 2 * s);
-    }
-#pragma unroll
-    for (int k = 0; k < N; ++k) tensor_product(part[k], a[k].high + 4 * s, b[k].low + 2 * s);
-  }
-#pragma unroll
-  for (int s = 0; s < 2; ++s)
-#pragma unroll
-    for (int k = 0; k < N; ++k) tensor_product(part[k], a[k].high + 4 * s, b[k].high + 2 * s);
-#pragma unroll
-  for (int k = 0; k < N; ++k)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sum.of[i] += part[k].of[i];
+  for (int k = 0; k < N; ++k) sum += part[k];
 }
 template <bool Narrow, int N>
 __device__ __forceinline__ void multiply_fragments(fragment_sum<double>& sum,
@@ -125,6 +152,32 @@ __device__ __forceinline__ void multiply_fragments(fragment_sum<double>& sum,
     for (int e = 0; e < 2; ++e) {
       tensor_product(sum.of, a[k].upper.element[e], b[k].values.element[e]);
       tensor_product(sum.of + 2, a[k].lower.element[e], b[k].values.element[e]);
+    }
+}
+
+/// sum(m, n) + small(m, n) += tile m of rows times tile n of columns, for one pack of each; in the
+/// tensor core, so the sums should not be long.
+template <bool NarrowRows, bool NarrowColumns, int M, int N, class Sum, class Small>
+__device__ __forceinline__ void multiply_tiles(
+    const Sum& sum, const Small& small, const row_fragment<float, NarrowRows> (&a)[M],
+    const column_fragment<float, NarrowColumns> (&b)[N]) {
+  multiply_parts<NarrowRows, NarrowColumns, M * N>(
+      [&](int k) -> auto& { return sum(k / N, k % N); },
+      [&](int k) -> auto& { return small(k / N, k % N); },
+      [&](int k) -> const auto& { return a[k / N]; },
+      [&](int k) -> const auto& { return b[k % N]; });
+}
+template <bool NarrowRows, bool NarrowColumns, int M, int N, class Sum, class Small>
+__device__ __forceinline__ void multiply_tiles(
+    const Sum& sum, const Small&, const row_fragment<double, NarrowRows> (&a)[M],
+    const column_fragment<double, NarrowColumns> (&b)[N]) {
+#pragma unroll
+  for (int e = 0; e < 2; ++e)
+#pragma unroll
+    for (int k = 0; k < M * N; ++k) {
+      double* const of = sum(k / N, k % N).of;
+      tensor_product(of, a[k / N].upper.element[e], b[k % N].values.element[e]);
+      tensor_product(of + 2, a[k / N].lower.element[e], b[k % N].values.element[e]);
     }
 }
 
