@@ -14,7 +14,7 @@
 //   dq = dS K / sqrt(d);   dK = dS^T q / sqrt(d)
 //
 // Errors: D not divisible by heads, shapes, null data, overlap. On the GPU the bits depend on the
-// shape only, not on strides, alignment or the device.
+// shape only, not on strides, alignment or the device; infinite factors of float give NaN there.
 //
 //   attention(backend::simd{}, q, k, v, heads, o, {.probabilities = p});
 //   attention_backward(backend::simd{}, d_o, q, k, v, p, heads, {.dq = dq, .dk = dk, .dv = dv});

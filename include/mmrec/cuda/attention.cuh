@@ -1,183 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over memory slots on the GPU: a block to 64 steps of one head. Their scores, a row of
-// all slots each, live in shared memory (or, for very many slots, in scratch of the block); products
-// with the memory are block_product's, rows of scores are a warp's.
+// Attention over memory slots on the GPU: a block to a piece of the time of one head, K and V of
+// which it has in shared memory; all products on the tensor cores, in the accuracy of the arithmetic
+// type (recurrence/fragments.cuh). Read and written are q, o and P, once; a slot costs a product of
+// 2 flops for every element of these.
 //
-// Backward: a block takes several tiles of time one after the other and keeps its own sums of dK and
-// dV in scratch; a second kernel adds them up. There are as many such pieces as occupy a GPU, by the
-// shape alone, so the bits are the same in every run and on every device.
+// Backward: a second kernel adds up what the pieces have of dK and dV. There are as many pieces as
+// occupy a GPU, by the shape alone, so the bits are the same in every run and on every device.
 #pragma once
 
 #include <mmrec/attention.hpp>
-#include <mmrec/cuda/block_product.cuh>
-#include <mmrec/cuda/reduce.cuh>
+#include <mmrec/cuda/attention/backward.cuh>
+#include <mmrec/cuda/attention/forward.cuh>
 
-#include <algorithm>
 #include <cmath>
 
 namespace mmrec {
 namespace cuda::kernels {
 
-inline constexpr index_t attention_pieces = 1024;  // of the backward, together
-inline constexpr index_t attention_blocks = 512;   // whose scores are in scratch
+/// Blocks that occupy a GPU, so many of each multiprocessor.
+constexpr index_t blocks_of_gpu(int of_multiprocessor) { return index_t{128} * of_multiprocessor; }
 
-struct attention_shape {
-  index_t batch, time, slots, heads, width;
-  index_t tiles_to_piece = 1;  // of time
-  __host__ __device__ index_t head_width() const { return width / heads; }
-  index_t tiles() const { return (time + product_tile - 1) / product_tile; }
-  index_t pieces() const { return (tiles() + tiles_to_piece - 1) / tiles_to_piece; }
-  index_t tasks() const { return batch * heads * pieces(); }
-  /// Of a row of scores; 8 banks from the next row's.
-  __host__ __device__ index_t pitch() const { return (slots + 31) / 32 * 32 + 8; }
-  template <class Acc>
-  std::size_t score_bytes() const {
-    return static_cast<std::size_t>(product_tile * pitch()) * sizeof(Acc);
-  }
-};
-
-/// Heads are nearest, then pieces of time, so that neighbours read the same rows.
-struct attention_task {
-  index_t batch, head, piece;
-  __device__ attention_task(index_t task, const attention_shape& s, index_t pieces)
-      : batch(task / s.heads / pieces), head(task % s.heads), piece(task / s.heads % pieces) {}
-};
-
-/// Where a block keeps its scores and tiles.
-template <class Acc>
-struct attention_memory {
-  product_tiles<Acc>* tiles;
-  Acc* scores;
-  __device__ attention_memory(uint4* shared, Acc* scratch, const attention_shape& s)
-      : tiles(reinterpret_cast<product_tiles<Acc>*>(shared)),
-        scores(scratch ? scratch + blockIdx.x * product_tile * s.pitch()
-                       : reinterpret_cast<Acc*>(tiles + 1)) {}
-};
-
-template <class T, class S>
-struct attention_arrays {
-  view<const T, 3> q;
-  view<const S, 3> k, v;
-  view<T, 3> o;
-  view<T, 4> p;
-  accumulator_t<T> scale;
-  accumulator_t<T>* scratch;  // scores; null: shared memory
-};
-
-template <class T, class S>
-__global__ void __launch_bounds__(product_threads)
-    attention_kernel(attention_arrays<T, S> a, attention_shape s, index_t tasks, index_t pieces) {
-  using Acc = accumulator_t<T>;
-  extern __shared__ uint4 mmrec_shared[];
-  const attention_memory<Acc> memory(mmrec_shared, a.scratch, s);
-  const index_t d = s.head_width(), pitch = s.pitch();
-  const team warp(team_shape{32});
-  for (index_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const auto [b, head, piece] = attention_task(task, s, pieces);
-    const index_t t0 = piece * product_tile, c0 = head * d;
-    const index_t rows = min(index_t{product_tile}, s.time - t0);
-    block_product(*memory.tiles, along_depth<T>{&a.q(b, t0, c0), a.q.stride(1)},
-                  along_depth<S>{&a.k(b, 0, c0), a.k.stride(1)}, rows, s.slots, d,
-                  [&](index_t i, index_t m, Acc x) { memory.scores[i * pitch + m] = x * a.scale; });
-    __syncthreads();
-    for (index_t i = warp.number; i < rows; i += product_threads / 32) {
-      Acc* const row = memory.scores + i * pitch;
-      Acc most[1] = {-std::numeric_limits<Acc>::infinity()}, total[1] = {Acc(0)};
-      for (index_t m = warp.rank; m < s.slots; m += 32) most[0] = larger{}(most[0], row[m]);
-      all_reduce(warp, most, larger{});
-      for (index_t m = warp.rank; m < s.slots; m += 32)
-        total[0] += row[m] = math::exp(row[m] - most[0]);
-      all_reduce(warp, total, plus{});
-      const Acc inverse = Acc(1) / total[0];
-      for (index_t m = warp.rank; m < s.slots; m += 32) {
-        row[m] *= inverse;
-        if (a.p) a.p(b, head, t0 + i, m) = narrow<T>(row[m]);
-      }
-    }
-    block_product(*memory.tiles, along_depth<Acc>{memory.scores, pitch},
-                  along_outer<S>{&a.v(b, 0, c0), a.v.stride(1)}, rows, d, s.slots,
-                  [&](index_t i, index_t c, Acc x) { a.o(b, t0 + i, c0 + c) = narrow<T>(x); });
-  }
+/// f(the slots that a warp takes at once, are there more?), both as constants.
+template <class Acc, class F>
+void by_slots(index_t slots, const F& f) {
+  constexpr int many = many_slots<Acc>;
+  if (slots <= few_slots)
+    f(std::integral_constant<int, few_slots>(), std::false_type());
+  else if (slots <= many)
+    f(std::integral_constant<int, many>(), std::false_type());
+  else
+    f(std::integral_constant<int, many>(), std::true_type());
 }
 
-template <class T, class S>
-struct attention_backward_arrays {
-  view<const T, 3> d_o, q;
-  view<const S, 3> k, v;
-  view<const T, 4> p;
-  view<T, 3> dq;
-  accumulator_t<T>*dk, *dv;  // (pieces, batch, slots, width), or null
-  accumulator_t<T> scale;
-  accumulator_t<T>* scratch;
-};
-
-template <class T, class S>
-__global__ void __launch_bounds__(product_threads)
-    attention_backward_kernel(attention_backward_arrays<T, S> a, attention_shape s, index_t tasks,
-                              index_t pieces) {
-  using Acc = accumulator_t<T>;
-  extern __shared__ uint4 mmrec_shared[];
-  const attention_memory<Acc> memory(mmrec_shared, a.scratch, s);
-  const index_t d = s.head_width(), pitch = s.pitch();
-  const team warp(team_shape{32});
-  for (index_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const auto [b, head, piece] = attention_task(task, s, pieces);
-    const index_t c0 = head * d, first = piece * s.tiles_to_piece * product_tile;
-    const index_t last = min(s.time, first + s.tiles_to_piece * product_tile);
-    for (index_t t0 = first; t0 < last; t0 += product_tile) {
-      const index_t rows = min(index_t{product_tile}, last - t0);
-      const auto add_to = [&](Acc* sums) {
-        Acc* const mine = sums + (piece * s.batch + b) * s.slots * s.width + c0;
-        return [&s, mine, start = t0 == first](index_t m, index_t c, Acc x) {
-          Acc& sum = mine[m * s.width + c];
-          sum = start ? x : sum + x;
-        };
-      };
-      const T* const d_o = &a.d_o(b, t0, c0);
-      if (a.dv)
-        block_product(*memory.tiles, along_outer<T>{&a.p(b, head, t0, 0), a.p.stride(2)},
-                      along_outer<T>{d_o, a.d_o.stride(1)}, s.slots, d, rows, add_to(a.dv));
-      if (!a.dq && !a.dk) continue;
-      block_product(*memory.tiles, along_depth<T>{d_o, a.d_o.stride(1)},
-                    along_depth<S>{&a.v(b, 0, c0), a.v.stride(1)}, rows, s.slots, d,
-                    [&](index_t i, index_t m, Acc x) { memory.scores[i * pitch + m] = x; });
-      __syncthreads();
-      for (index_t i = warp.number; i < rows; i += product_threads / 32) {
-        Acc* const row = memory.scores + i * pitch;
-        const T* const p = &a.p(b, head, t0 + i, 0);
-        Acc mean[1] = {Acc(0)};
-        for (index_t m = warp.rank; m < s.slots; m += 32) mean[0] += row[m] * widen<Acc>(p[m]);
-        all_reduce(warp, mean, plus{});
-        for (index_t m = warp.rank; m < s.slots; m += 32)
-          row[m] = widen<Acc>(p[m]) * (row[m] - mean[0]) * a.scale;
-      }
-      if (a.dq)
-        block_product(*memory.tiles, along_depth<Acc>{memory.scores, pitch},
-                      along_outer<S>{&a.k(b, 0, c0), a.k.stride(1)}, rows, d, s.slots,
-                      [&](index_t i, index_t c, Acc x) { a.dq(b, t0 + i, c0 + c) = narrow<T>(x); });
-      if (a.dk)
-        block_product(*memory.tiles, along_outer<Acc>{memory.scores, pitch},
-                      along_outer<T>{&a.q(b, t0, c0), a.q.stride(1)}, s.slots, d, rows,
-                      add_to(a.dk));
-      __syncthreads();  // the scores have been read
-    }
-  }
+/// All that a block reads of K and V is in shared memory if the device has that much: so many chunks
+/// of each, besides some bytes.
+template <class Chunks>
+launch_shape attention_launch(const char* function, attention_shape& s, int keys, int values,
+                              std::size_t beside) {
+  const auto bytes = [&](int k, int v) {
+    return beside + static_cast<std::size_t>(k) * sizeof(typename Chunks::keys) +
+           static_cast<std::size_t>(v) * sizeof(typename Chunks::values);
+  };
+  s.all_held =
+      bytes(keys, values) <= static_cast<std::size_t>(current_device(function).shared_bytes);
+  return {s.tasks(), attention_threads,
+          s.all_held ? bytes(keys, values) : bytes(std::min(keys, 1), std::min(values, 1))};
 }
 
-/// How the kernels are launched: scores in shared memory if the device has that much.
-template <class Acc>
-struct attention_launch {
-  launch_shape shape;
-  std::size_t scratch_bytes = 0;
-  attention_launch(const char* function, const attention_shape& s)
-      : shape{s.tasks(), product_threads, sizeof(product_tiles<Acc>) + s.score_bytes<Acc>()} {
-    if (shape.shared_bytes <= static_cast<std::size_t>(current_device(function).shared_bytes))
-      return;
-    shape.blocks = std::min(shape.blocks, attention_blocks);
-    shape.shared_bytes = sizeof(product_tiles<Acc>);
-    scratch_bytes = static_cast<std::size_t>(shape.blocks) * s.score_bytes<Acc>();
+/// One kernel of the backward.
+template <attention_pass Pass, class T, class S, int Slots>
+void launch_backward(const backend::cuda& backend, const char* function,
+                     attention_backward_arrays<T, S> a, attention_shape s) {
+  if constexpr (Pass == attention_pass::of_rows) a.dk = a.dv = nullptr;
+  if constexpr (Pass == attention_pass::of_memory) {
+    a.dq = {};
+    s.slot_blocks = chunks_of<Slots>(s.slots);
   }
-};
+  const int chunks = Pass == attention_pass::of_rows ? chunks_of<Slots>(s.slots) : 1,
+            keys = Pass == attention_pass::of_memory ? 0 : chunks;
+  const auto shape = attention_launch<attention_backward_chunks<T, S, Slots>>(
+      function, s, keys, chunks * s.column_blocks, sizeof(time_exchange<T, Slots>));
+  launch(backend, function, shape, attention_backward_kernel<T, S, Slots, Pass>, a, s);
+}
 
 }  // namespace cuda::kernels
 
@@ -186,22 +70,28 @@ void attention_heads(const backend::cuda& backend, const view<const T, 3>& q,
                      const view<const S, 3>& k, const view<const S, 3>& v, index_t heads,
                      const view<T, 3>& o, const attention_options<T>& options) {
   namespace ks = cuda::kernels;
+  using cuda::stored, cuda::stored_view;
   using Acc = accumulator_t<T>;
   const char* function = "attention";
-  const ks::attention_shape s{q.extent(0), q.extent(1), k.extent(1), heads, q.extent(2)};
-  if (s.tasks() == 0) return;
-  const ks::attention_launch<Acc> how(function, s);
-  const cuda::stream_scratch scratch(backend, function, how.scratch_bytes);
-  const ks::attention_arrays<cuda::stored<T>, cuda::stored<S>> arrays{
-      cuda::stored_view(q),
-      cuda::stored_view(k),
-      cuda::stored_view(v),
-      cuda::stored_view(o),
-      cuda::stored_view(options.probabilities),
-      Acc(1) / std::sqrt(static_cast<Acc>(s.head_width())),
-      reinterpret_cast<Acc*>(scratch.data())};
-  cuda::launch(backend, function, how.shape, ks::attention_kernel<cuda::stored<T>, cuda::stored<S>>,
-               arrays, s, s.tasks(), s.pieces());
+  ks::attention_shape s{q.extent(0), q.extent(1), k.extent(1), heads, q.extent(2)};
+  if (q.empty()) return;
+  const ks::attention_arrays<stored<T>, stored<S>> arrays{
+      stored_view(q),
+      stored_view(k),
+      stored_view(v),
+      stored_view(o),
+      stored_view(options.probabilities),
+      Acc(1) / std::sqrt(static_cast<Acc>(s.head_width()))};
+  ks::by_slots<Acc>(s.slots, [&](auto slots, auto several) {
+    s.divide(ks::blocks_of_gpu(ks::attention_blocks<stored<T>, slots()>), 1);
+    using tile = ks::attention_tile<stored<T>, slots()>;
+    const int chunks =
+        ks::chunks_of<slots()>(s.slots) * ks::chunks_of<tile::columns>(s.head_width());
+    const auto shape = ks::attention_launch<ks::attention_chunks<stored<T>, stored<S>, slots()>>(
+        function, s, chunks, chunks, 0);
+    cuda::launch(backend, function, shape,
+                 ks::attention_kernel<stored<T>, stored<S>, slots(), several()>, arrays, s);
+  });
 }
 
 template <element T, element S>
@@ -210,35 +100,50 @@ void attention_backward_heads(const backend::cuda& backend, const view<const T, 
                               const view<const S, 3>& v, const view<const T, 4>& p, index_t heads,
                               const attention_gradients<T, S>& gradients) {
   namespace ks = cuda::kernels;
+  using cuda::stored, cuda::stored_view;
   using Acc = accumulator_t<T>;
   const char* function = "attention_backward";
   ks::attention_shape s{q.extent(0), q.extent(1), k.extent(1), heads, q.extent(2)};
-  const index_t most =
-      std::max<index_t>(1, ks::attention_pieces / std::max<index_t>(1, s.batch * s.heads));
-  s.tiles_to_piece = std::max<index_t>(2, (s.tiles() + most - 1) / most);
-  const index_t pieces = s.pieces(), bank = s.batch * s.slots * s.width;
-  const auto sum_bytes = static_cast<std::size_t>(pieces * bank) * sizeof(Acc);
-  const cuda::stream_scratch dk(backend, function, gradients.dk ? sum_bytes : 0);
-  const cuda::stream_scratch dv(backend, function, gradients.dv ? sum_bytes : 0);
+  s.column_blocks = ks::chunks_of<ks::attention_tile<stored<T>, 1>::columns>(s.head_width());
+  s.divide(ks::blocks_of_gpu(s.slots <= ks::few_slots
+                                 ? ks::attention_backward_blocks<ks::few_slots>
+                                 : ks::attention_backward_blocks<ks::many_slots<Acc>>),
+           2);
+  const index_t pieces = s.pieces();
+  const auto sums = [&](const view<S, 3>& of) {
+    return of ? static_cast<std::size_t>(pieces * s.batch * s.slots * s.width) * sizeof(Acc) : 0;
+  };
+  const bool several = s.slots > ks::many_slots<Acc>;
+  const cuda::stream_scratch dk(backend, function, sums(gradients.dk)),
+      dv(backend, function, sums(gradients.dv)),
+      means(backend, function,
+            several ? static_cast<std::size_t>(s.batch * heads * s.time) * sizeof(Acc) : 0);
   auto *const dk_sums = reinterpret_cast<Acc*>(dk.data()), *const dv_sums =
                                                                reinterpret_cast<Acc*>(dv.data());
   if (s.tasks() > 0) {
-    const ks::attention_launch<Acc> how(function, s);
-    const cuda::stream_scratch scratch(backend, function, how.scratch_bytes);
-    const ks::attention_backward_arrays<cuda::stored<T>, cuda::stored<S>> arrays{
-        cuda::stored_view(d_o),
-        cuda::stored_view(q),
-        cuda::stored_view(k),
-        cuda::stored_view(v),
-        cuda::stored_view(p),
-        cuda::stored_view(gradients.dq),
+    const ks::attention_backward_arrays<stored<T>, stored<S>> arrays{
+        stored_view(d_o),
+        stored_view(q),
+        stored_view(k),
+        stored_view(v),
+        stored_view(p),
+        stored_view(gradients.dq),
         dk_sums,
         dv_sums,
-        Acc(1) / std::sqrt(static_cast<Acc>(s.head_width())),
-        reinterpret_cast<Acc*>(scratch.data())};
-    cuda::launch(backend, function, how.shape,
-                 ks::attention_backward_kernel<cuda::stored<T>, cuda::stored<S>>, arrays, s,
-                 s.tasks(), pieces);
+        reinterpret_cast<Acc*>(means.data()),
+        Acc(1) / std::sqrt(static_cast<Acc>(s.head_width()))};
+    ks::by_slots<Acc>(s.slots, [&](auto slots, auto more) {
+      const auto pass = [&](auto which) {
+        ks::launch_backward<which(), stored<T>, stored<S>, slots()>(backend, function, arrays, s);
+      };
+      using kind = ks::attention_pass;
+      if constexpr (!more()) {
+        pass(std::integral_constant<kind, kind::whole>());
+      } else {
+        if (arrays.dq || arrays.dk) pass(std::integral_constant<kind, kind::of_rows>());
+        if (arrays.dk || arrays.dv) pass(std::integral_constant<kind, kind::of_memory>());
+      }
+    });
   }
   if (gradients.dk)
     cuda::sum_rows(backend, function, dk_sums, pieces, gradients.dk, gradients.accumulate_memory);
