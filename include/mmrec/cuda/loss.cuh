@@ -1,147 +1,269 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cross-entropy on the GPU: a team of threads to each row (reduce.cuh), which reads it once.
+// Cross-entropy on the GPU: teams of threads (reduce.cuh) go through the rows, each of which is read
+// once; the next is on its way to shared memory meanwhile (rows_ahead.cuh).
 //
-// Each thread keeps the largest of its logits and the sum of exponentials relative to that, which it
-// rescales when a larger one comes (Milakov and Gimelshein, 2018); the exponentials of the packs
-// that stay in registers are computed once, for the sum and the gradient. Before that a kernel
-// counts the rows that count; after it two sum the losses, in a fixed order.
+// Of its logits a thread knows the largest and the sum of exponentials relative to that, which it
+// rescales when a larger one comes (Milakov and Gimelshein, 2018); they are taken anew for the
+// gradient, which is written in the words that the row came in. The last block to finish adds up
+// the losses. A kernel that counts the rows that count runs meanwhile.
 //
-// Bytes per element: 1 read, and 1 write with a gradient; packs of rows longer than max_team threads
-// keep are read again for it.
+// Bytes per element: 1 read, and 1 write with a gradient; what shared memory has no place for of a
+// longer row is read again for it.
 #pragma once
 
 #include <mmrec/cuda/ids.cuh>
-#include <mmrec/cuda/reduce.cuh>
+#include <mmrec/cuda/rows_ahead.cuh>
 #include <mmrec/loss.hpp>
 
 namespace mmrec {
 namespace cuda::kernels {
 
-inline constexpr int loss_kept = 4;  // packs
-inline constexpr int sum_block = 256;
-inline constexpr index_t sum_each = 16;  // elements to a thread
-inline constexpr index_t sum_tile = sum_block * sum_each;
+inline constexpr int loss_packs = 4;                       // of a thread at a time
+inline constexpr index_t loss_threads = index_t{1} << 17;  // as many as are on a device together
+inline constexpr std::size_t loss_bytes_for_thread = 224;  // of shared memory, for two rows
+inline constexpr int count_block = 256, count_blocks = 128;
 
-/// Adds the number of targets that are not `ignore` to *count; integers, in any order.
+/// counts[block] = the number of its targets that are not `ignore`; *finished = 0.
 template <class Id>
-__global__ void __launch_bounds__(sum_block)
-    count_targets_kernel(id_list<Id> targets, index_t rows, std::int64_t ignore,
-                         unsigned long long* count) {
-  const index_t first = static_cast<index_t>(blockIdx.x) * sum_tile + threadIdx.x;
-  unsigned mine = 0;
-  for (int k = 0; k < sum_each; ++k) {
-    const index_t i = first + k * sum_block;
-    if (i < rows && !std::cmp_equal(targets(i), ignore)) ++mine;
-  }
-  const unsigned warp = __reduce_add_sync(0xffffffffu, mine);
-  if (threadIdx.x % 32 == 0 && warp > 0) atomicAdd(count, static_cast<unsigned long long>(warp));
+__global__ void __launch_bounds__(count_block)
+    count_targets_kernel(id_list<Id> targets, index_t rows, std::int64_t ignore, index_t* counts,
+                         unsigned* finished) {
+  let_next_start();
+  index_t mine = 0;
+#pragma unroll 8
+  for (index_t i = static_cast<index_t>(blockIdx.x) * count_block + threadIdx.x; i < rows;
+       i += static_cast<index_t>(gridDim.x) * count_block)
+    mine += std::cmp_equal(targets(i), ignore) ? 0 : 1;
+  all_reduce(team({count_block}), mine, plus{});
+  if (threadIdx.x > 0) return;
+  counts[blockIdx.x] = mine;
+  if (blockIdx.x == 0) *finished = 0;
 }
 
-/// to[block] = the sum of one tile of `from`, divided by *count unless that is null.
-template <class Count>
-__global__ void __launch_bounds__(sum_block)
-    sum_tile_kernel(const double* from, index_t n, const Count* count, double* to) {
-  const team t(team_shape{sum_block});
-  double total[1] = {0};
-  // One block without a divisor to a tile; the last one takes all that is left of them.
-  const index_t end = count ? n : min(n, (static_cast<index_t>(blockIdx.x) + 1) * sum_tile);
-  for (index_t i = static_cast<index_t>(blockIdx.x) * sum_tile + threadIdx.x; i < end;
-       i += sum_block)
-    total[0] += from[i];
-  all_reduce(t, total, plus{});
-  if (threadIdx.x > 0) return;
-  if (!count)
-    to[blockIdx.x] = total[0];
-  else
-    *to = *count > 0 ? total[0] / static_cast<double>(*count) : 0;
-}
+/// Of some logits the largest, and the sum of exponentials relative to it.
+template <class Acc>
+struct exponential_sum {
+  static constexpr Acc nothing = -std::numeric_limits<Acc>::infinity();
+  Acc largest = nothing, total = 0;
+
+  /// exp(x - largest), where -inf - -inf counts as -inf.
+  __device__ __forceinline__ Acc relative(Acc x) const {
+    return math::exp_minus((largest == nothing ? Acc(0) : largest) - x);
+  }
+  /// The same bits in either order. A NaN is in the totals only.
+  __device__ __forceinline__ exponential_sum operator+(const exponential_sum& other) const {
+    exponential_sum both{max(largest, other.largest)};
+    both.total = math::fused<Acc>::product(total, both.relative(largest)) +
+                 math::fused<Acc>::product(other.total, both.relative(other.largest));
+    return both;
+  }
+  template <int Count, class T>
+  __device__ __forceinline__ void add(const packed<T> (&packs)[Count]) {
+    Acc v[packed<T>::size];
+    const Acc before = largest;
+#pragma unroll
+    for (const auto& x : packs) {
+      x.widen_to(v);
+#pragma unroll
+      for (const Acc e : v) largest = max(largest, e);
+    }
+    total *= relative(before);
+#pragma unroll
+    for (const auto& x : packs) {
+      x.widen_to(v);
+#pragma unroll
+      for (const Acc e : v) total += relative(e);
+    }
+  }
+};
 
 template <class T, class Id>
-__global__ void __launch_bounds__(max_team)
-    cross_entropy_kernel(row_matrix<const T> logits, id_list<Id> targets, row_matrix<T> dlogits,
-                         index_t rows, index_t classes, team_shape shape, double scale,
-                         std::int64_t ignore, const unsigned long long* count, double* losses) {
-  using Acc = accumulator_t<T>;
-  constexpr int size = pack_size<T>, kept = loss_kept;
-  const team t(shape);
-  const index_t i = t.row();
-  if (i >= rows) return;  // all of a warp, or none of a block
-  const Id id = targets(i);
-  const bool ignored = std::cmp_equal(id, ignore), valid = in_range(id, classes);
-  const index_t target = valid ? static_cast<index_t>(id) : -1;
-  if (ignored || !valid) {
-    if (t.rank == 0) losses[i] = ignored ? 0 : std::numeric_limits<double>::quiet_NaN();
-    if (dlogits)
-      for_packs<T, kept>(t, classes, [&](int, index_t j, index_t live) {
-        store_pack(dlogits.row(i) + j, pack<T>{}, live, dlogits.aligned);
-      });
-    return;
-  }
-  const T* const x = logits.row(i);
-  constexpr Acc nothing = -std::numeric_limits<Acc>::infinity();
-  const Acc at_target = widen<Acc>(x[target]);  // before anything is written in its place
+struct loss_arrays {
+  row_matrix<const T> logits;
+  id_list<Id> targets;
+  row_matrix<T> dlogits;
+  index_t rows, classes;
+  std::int64_t ignore;
+  double scale;
+  const index_t* counts;  // count_targets_kernel's
+  int counters;
+  unsigned* finished;
+  double *losses, *mean;  // losses: of a block's rows
 
-  Acc e[kept + 1][size];
-  const auto widened = [&](int k, const pack<T>& from, index_t live) {
-#pragma unroll
-    for (int c = 0; c < size; ++c) e[k][c] = c < live ? widen<Acc>(from.element[c]) : nothing;
-  };
-  // exp(x - largest), where -inf - -inf counts as -inf.
-  const auto relative = [](Acc v, Acc largest) {
-    return math::exp(v - (largest == nothing ? Acc(0) : largest));
-  };
-  Acc first[1] = {nothing}, largest[1], total[1] = {Acc(0)};
-  {
-    const kept_row<T, kept> xs(t, classes, x, logits.aligned);
-    for_packs<T, kept>(t, classes, [&](int k, index_t, index_t live) {
-      if (k == kept) return;
-      widened(k, xs.packs[k], live);
-#pragma unroll
-      for (const Acc v : e[k]) first[0] = larger{}(first[0], v);
-    });
+  __device__ Id target(index_t i) const { return i < rows ? targets(i) : Id(0); }
+  /// The words of a row with this target, or none if it does not count.
+  __device__ row_words<T> words_of(index_t i, Id id) const {
+    if (i >= rows || std::cmp_equal(id, ignore) || !in_range(id, classes)) return {};
+    return {logits.row(i), classes};
   }
-  largest[0] = first[0];
-  for_packs<T, kept>(t, classes, [&](int k, index_t j, index_t live) {
-    if (k == kept) {
-      widened(k, load_pack(x + j, live, logits.aligned), live);
-      Acc most = largest[0];
+  /// The sum of all counts; by a whole warp.
+  __device__ index_t count() const {
+    index_t sum = 0;
 #pragma unroll
-      for (const Acc v : e[k]) most = larger{}(most, v);
-      if (most > largest[0]) {
-        total[0] *= relative(largest[0], most);
-        largest[0] = most;
+    for (int k = 0; k < count_blocks; k += warp)
+      if (const int c = k + static_cast<int>(threadIdx.x) % warp; c < counters) sum += counts[c];
+    all_reduce(team({warp}), sum, plus{});
+    return sum;
+  }
+};
+
+/// `depth` (1 or 2) rows of a team are in shared memory, up to `places` words of each.
+template <class T, class Id>
+__global__ void __launch_bounds__(max_team, 2)
+    cross_entropy_kernel(const __grid_constant__ loss_arrays<T, Id> a, team_shape shape, int depth,
+                         int places) {
+  using Acc = accumulator_t<T>;
+  using sums = exponential_sum<Acc>;
+  constexpr int size = packed<T>::size, each = loss_packs;
+  extern __shared__ uint4 mmrec_shared[];
+  const team t(shape);
+  auto* const room = reinterpret_cast<packed<T>*>(mmrec_shared) + t.number * depth * places;
+  const index_t teams = t.in_block(), stride = gridDim.x * teams;
+  const int packs = static_cast<int>((a.classes + size - 1) / size);
+  const auto absent = packed<T>::all(narrow<T>(Acc(sums::nothing)));
+
+  index_t first = static_cast<index_t>(blockIdx.x) * teams;  // the block's first row
+  Id ids[3];  // of the team's next rows; a target is asked for before its row is
+#pragma unroll
+  for (int k = 0; k < 3; ++k) ids[k] = a.target(first + t.number + k * stride);
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    if (k == depth) break;
+    const auto words = a.words_of(first + t.number + k * stride, ids[k]);
+    for (int w = t.rank; w < min(packs + 1, places); w += t.threads)
+      words.ask(room + k * places + w, w);
+    end_group();
+  }
+  __shared__ Acc share_of_row;
+  if (a.dlogits) {
+    wait_for_previous();
+    if (threadIdx.x < warp) {
+      const index_t count = a.count();
+      if (threadIdx.x == 0) share_of_row = static_cast<Acc>(a.scale / static_cast<double>(count));
+    }
+    __syncthreads();
+  }
+
+  double loss = 0;  // of the rows whose target this thread meets
+  for (int turn = 0; first < a.rows; first += stride, turn = depth - 1 - turn) {
+    const index_t i = first + t.number;
+    const Id later = a.target(i + 3 * stride);
+    const auto words = a.words_of(i, ids[0]),
+               next = a.words_of(i + depth * stride, depth == 1 ? ids[1] : ids[2]);
+    const bool counts = words.bytes > 0;
+    const index_t target = counts ? static_cast<index_t>(ids[0]) : -1;
+    packed<T>* const here = room + turn * places;
+    const auto word = [&](int w) { return w < places ? here[w] : words.read(w); };
+    const auto ask_for_next = [&](int w) {
+      if (w < places) next.ask(here + w, w);
+    };
+    if (depth == 1)
+      wait_for_groups<0>();
+    else
+      wait_for_groups<1>();
+    if (t.threads <= warp)
+      __syncwarp();
+    else if (words.phase > 0)
+      __syncthreads();
+
+    const bool meets = counts && (target / size & (t.threads - 1)) == t.rank;
+    Acc at_target = 0;  // the logit, before anything is written in its place
+    if (meets) {
+      const index_t e = target + words.phase;
+      at_target = widen<Acc>(e / size < places ? reinterpret_cast<const T*>(here)[e]
+                                               : reinterpret_cast<const T*>(words.first)[e]);
+    }
+    sums sum;
+    const bool at_once = !a.dlogits && words.phase == 0;  // nobody else needs the words
+    if (counts)
+      for (int q = t.rank; q < packs; q += each * t.threads) {
+        packed<T> x[each];
+#pragma unroll
+        for (int k = 0; k < each; ++k) {
+          x[k] = absent;
+          const int p = q + k * t.threads;
+          if (p >= packs) continue;
+          x[k] = word(p);
+          if (words.phase > 0) x[k] = joined(x[k], word(p + 1), words.phase);
+          if (const index_t left = a.classes - index_t{p} * size; left < size) {
+#pragma unroll
+            for (int e = 0; e < size; ++e)
+              if (e >= left) x[k].set(e, absent[e]);
+          }
+          if (at_once) ask_for_next(p);
+        }
+        sum.add(x);
+      }
+    all_reduce(t, sum, plus{});
+    // Only -inf, or +inf among them: NaN, as in exp(x - largest).
+    if (!(math::abs(sum.largest) < math::infinity<Acc>()))
+      sum.total = std::numeric_limits<Acc>::quiet_NaN();
+    if (meets)
+      loss +=
+          static_cast<double>(sum.largest - at_target) + static_cast<double>(math::log(sum.total));
+    else if (!counts && t.rank == 0 && i < a.rows && !std::cmp_equal(ids[0], a.ignore))
+      loss = std::numeric_limits<double>::quiet_NaN();
+
+    int asked = counts && at_once ? packs : 0;  // of the next row's words
+    if (a.dlogits && i < a.rows) {
+      T* const d = a.dlogits.row(i);
+      const int phase = counts ? words.phase : phase_of(d);
+      const int there = static_cast<int>((a.classes + phase + size - 1) / size);
+      const Acc share = share_of_row, normal = share / sum.total;
+      if (counts) asked = there;
+      for (int q = t.rank; q < there; q += each * t.threads) {
+#pragma unroll
+        for (int k = 0; k < each; ++k) {
+          const int w = q + k * t.threads;
+          if (w >= there) break;
+          Acc v[size] = {};
+          const index_t begin = index_t{w} * size - phase, at = target - begin;
+          if (counts) {
+            const auto x = word(w);
+            ask_for_next(w);
+            x.widen_to(v);
+#pragma unroll
+            for (Acc& e : v) e = sum.relative(e) * normal;
+            if (at >= 0 && at < size) {
+#pragma unroll
+              for (int e = 0; e < size; ++e) v[e] -= e == at ? share : Acc(0);
+            }
+          }
+          store_pack(stretch<T>{d + begin, w == 0 ? phase : 0,
+                                static_cast<int>(min(a.classes - begin, index_t{size}))},
+                     0, packed<T>::narrowed(v));
+        }
       }
     }
-#pragma unroll
-    for (Acc& v : e[k]) total[0] += v = relative(v, largest[0]);
-  });
-  const Acc mine = largest[0];
-  all_reduce(t, largest, larger{});
-  total[0] *= relative(mine, largest[0]);
-  all_reduce(t, total, plus{});
-  // Only -inf, or +inf among them: NaN, as in exp(x - largest).
-  if (!(math::abs(largest[0]) < math::infinity<Acc>()))
-    total[0] = std::numeric_limits<Acc>::quiet_NaN();
-  if (t.rank == 0)
-    losses[i] = static_cast<double>(largest[0] - at_target) + std::log(double(total[0]));
-  if (!dlogits) return;
-
-  const auto share = static_cast<Acc>(scale / static_cast<double>(*count));
-  const Acc normal = share / total[0], factor = relative(first[0], largest[0]) * normal;
-  const Acc at_target_result = (math::exp(at_target - largest[0]) / total[0] - Acc(1)) * share;
-  for_packs<T, kept>(t, classes, [&](int k, index_t j, index_t live) {
-    if (k == kept) {
-      widened(k, load_pack(x + j, live, logits.aligned), live);
-#pragma unroll
-      for (Acc& v : e[k]) v = relative(v, largest[0]);
+    if (asked == 0) {
+      for (int w = t.rank; w <= packs; w += t.threads) ask_for_next(w);
+    } else if (asked == packs && (packs & (t.threads - 1)) == t.rank) {
+      ask_for_next(packs);
     }
-    pack<T> d;
-#pragma unroll
-    for (int c = 0; c < size; ++c)
-      d.element[c] =
-          narrow<T>(j + c == target ? at_target_result : e[k][c] * (k == kept ? normal : factor));
-    store_pack(dlogits.row(i) + j, d, live, dlogits.aligned);
-  });
+    end_group();
+    ids[0] = ids[1], ids[1] = ids[2], ids[2] = later;
+  }
+
+  // The losses of the block, then, by the last block, of all.
+  const team block({static_cast<int>(blockDim.x)});
+  all_reduce(block, loss, plus{});
+  __shared__ bool last;
+  wait_for_previous();
+  if (threadIdx.x == 0) {
+    a.losses[blockIdx.x] = loss;
+    __threadfence();
+    last = atomicAdd(a.finished, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  double total = 0;
+#pragma unroll 8
+  for (unsigned k = threadIdx.x; k < gridDim.x; k += blockDim.x) total += __ldcg(a.losses + k);
+  all_reduce(block, total, plus{});
+  if (threadIdx.x >= warp) return;
+  const index_t count = a.count();
+  if (threadIdx.x == 0) *a.mean = count > 0 ? total / static_cast<double>(count) : 0;
 }
 
 }  // namespace cuda::kernels
@@ -154,28 +276,39 @@ void cross_entropy_rows(const backend::cuda& backend, const view<const T, 2>& lo
   using S = cuda::stored<T>;
   const char* function = "cross_entropy";
   const index_t rows = logits.extent(0), classes = logits.extent(1);
-  const index_t tiles = (rows + k::sum_tile - 1) / k::sum_tile;
-  static_assert(sizeof(unsigned long long) == sizeof(double));
-  const cuda::stream_scratch scratch(backend, function,
-                                     static_cast<std::size_t>(1 + tiles + rows) * sizeof(double));
-  auto* const count = reinterpret_cast<unsigned long long*>(scratch.data());
-  auto *const sums = reinterpret_cast<double*>(scratch.data()) + 1, *const losses = sums + tiles;
-  cuda::check(function, "cudaMemsetAsync",
-              cudaMemsetAsync(count, 0, sizeof *count, cuda::stream_of(backend)));
-  if (rows > 0) {
-    const auto ids = cuda::ids_of(targets);
-    const auto shape = cuda::team_shape::of<S, k::loss_kept>(classes);
-    cuda::launch(backend, function, {tiles, k::sum_block, 0}, k::count_targets_kernel<Id>, ids,
-                 rows, options.ignore, count);
-    cuda::launch(backend, function, {shape.blocks_for(rows), shape.block(), 0},
-                 k::cross_entropy_kernel<S, Id>, cuda::rows_of(logits), ids,
-                 cuda::rows_of(options.dlogits), rows, classes, shape, options.scale,
-                 options.ignore, count, losses);
-    cuda::launch(backend, function, {tiles, k::sum_block, 0},
-                 k::sum_tile_kernel<unsigned long long>, losses, rows, nullptr, sums);
+  if (rows == 0) {
+    cuda::check(function, "cudaMemsetAsync",
+                cudaMemsetAsync(mean, 0, sizeof *mean, cuda::stream_of(backend)));
+    return;
   }
-  cuda::launch(backend, function, {1, k::sum_block, 0}, k::sum_tile_kernel<unsigned long long>,
-               sums, tiles, count, mean);
+  const auto shape = cuda::team_shape::of<S, k::loss_packs>(classes);
+  const index_t blocks = std::min(shape.blocks_for(rows), k::loss_threads / shape.block());
+  // Two rows of a team if they are short enough for two blocks of the largest size to be together,
+  // or what there is place for of one.
+  const index_t words = (classes + cuda::pack_size<S> - 1) / cuda::pack_size<S> + 1;
+  const auto most = static_cast<index_t>(cuda::current_device(function).shared_bytes - 8192) / 16;
+  const bool two = 2 * 16 * words <= index_t{k::loss_bytes_for_thread} * shape.threads;
+  const int depth = two ? 2 : 1, places = static_cast<int>(two ? words : std::min(words, most));
+  const index_t counters =
+      std::min(index_t{k::count_blocks}, (rows + k::count_block - 1) / k::count_block);
+  const cuda::stream_scratch scratch(backend, function,
+                                     static_cast<std::size_t>(1 + counters + blocks) * 8);
+  auto* const finished = reinterpret_cast<unsigned*>(scratch.data());
+  auto* const counts = reinterpret_cast<index_t*>(scratch.data()) + 1;
+  auto* const losses = reinterpret_cast<double*>(scratch.data()) + 1 + counters;
+  const auto ids = cuda::ids_of(targets);
+  cuda::launch(backend, function, {counters, k::count_block}, k::count_targets_kernel<Id>, ids,
+               rows, options.ignore, counts, finished);
+  cuda::launch(backend, function,
+               {.blocks = blocks,
+                .threads = shape.block(),
+                .shared_bytes = static_cast<std::size_t>(shape.in_block() * depth * places) * 16,
+                .early = true},
+               k::cross_entropy_kernel<S, Id>,
+               k::loss_arrays<S, Id>{cuda::rows_of(logits), ids, cuda::rows_of(options.dlogits),
+                                     rows, classes, options.ignore, options.scale, counts,
+                                     static_cast<int>(counters), finished, losses, mean},
+               shape, depth, places);
 }
 
 /// Waits for the stream.

@@ -3,7 +3,8 @@
 //
 // Bytes per element, beside w: forward 1 read and 1 write; backward 2 reads and 1 write. The
 // gradient of w is summed in registers over the rows that a team takes in turn, then over teams by
-// a second kernel; teams are at most `gradient_threads` threads, so that their sums are few.
+// a second kernel; there are as many teams as are on a large device together, so that their sums
+// are few. A row longer than what a team keeps is cut into pieces, which are read again.
 #pragma once
 
 #include <mmrec/cuda/reduce.cuh>
@@ -12,42 +13,58 @@
 namespace mmrec {
 namespace cuda::kernels {
 
-inline constexpr int norm_kept = 4, norm_backward_kept = 2;  // packs
-inline constexpr index_t gradient_threads = index_t{1} << 17;
+inline constexpr int norm_kept = 4;  // packs
+inline constexpr index_t gradient_threads = index_t{1} << 16;
 inline constexpr index_t gradient_rows = 4;  // that a team takes at least, where there are enough
 
 template <class T>
-__global__ void __launch_bounds__(max_team)
+__global__ void __launch_bounds__(max_team, 2)
     rms_norm_kernel(row_matrix<const T> x, row_matrix<const T> w, row_matrix<T> y, index_t rows,
                     index_t n, team_shape shape, rms_norm_options options) {
   using Acc = accumulator_t<T>;
-  constexpr int kept = norm_kept;
+  constexpr int kept = norm_kept, size = packed<T>::size;
   const team t(shape);
-  const index_t i = t.row();
-  if (i >= rows) return;  // all of a warp, or none of a block
-  const T* const xi = x.row(i);
-  T* const yi = y.row(i);
-  kept_row<T, kept> xs(t, n, xi, x.aligned), ws(t, n, w.data, w.aligned);
-  Acc squares[1] = {Acc(0)};
-  for_packs<T, kept>(t, n, [&](int k, index_t j, index_t live) {
-    if (k == kept) xs.packs[k] = load_pack(xi + j, live, x.aligned);
+  const index_t i = static_cast<index_t>(blockIdx.x) * t.in_block() + t.number;
+  const index_t there = i < rows ? n : 0, row = i < rows ? i : 0;
+  const int first = t.rank * size, step = t.threads * size, length = kept * step;
+  index_t piece = 0;
+  packed<T> xs[kept], ws[kept];
+  const auto load = [&] {
+    load_packs(xs, stretch<const T>::of(x.row(row), there, piece, length), first, step);
+    load_packs(ws, stretch<const T>::of(w.data, there, piece, length), first, step);
+  };
+  Acc squares = 0;
+  for (;;) {
+    load();
 #pragma unroll
-    for (const T& v : xs.packs[k].element) squares[0] += widen<Acc>(v) * widen<Acc>(v);
-  });
-  all_reduce(t, squares, plus{});
-  const Acc inverse = mmrec::detail::rms_scale(squares[0], n, options).inverse;
-  for_packs<T, kept>(t, n, [&](int k, index_t j, index_t live) {
-    if (k == kept) {
-      xs.packs[k] = load_pack(xi + j, live, x.aligned);
-      ws.packs[k] = load_pack(w.data + j, live, w.aligned);
+    for (const auto& pack : xs) {
+      Acc v[size];
+      pack.widen_to(v);
+#pragma unroll
+      for (const Acc e : v) squares += e * e;
     }
-    pack<T> ys;
+    if (piece + length >= n) break;
+    piece += length;
+  }
+  all_reduce(t, squares, plus{});
+  const Acc inverse = mmrec::detail::rms_scale(squares, n, options).inverse;
+  for (;;) {
+    const auto to = stretch<T>::of(y.row(row), there, piece, length);
 #pragma unroll
-    for (int e = 0; e < pack_size<T>; ++e)
-      ys.element[e] = narrow<T>(widen<Acc>(ws.packs[k].element[e]) *
-                                widen<Acc>(xs.packs[k].element[e]) * inverse);
-    store_pack(yi + j, ys, live, y.aligned);
-  });
+    for (int k = 0; k < kept; ++k) {
+      const int j = first + k * step;
+      if (j >= to.end) break;
+      Acc v[size], weight[size];
+      xs[k].widen_to(v);
+      ws[k].widen_to(weight);
+#pragma unroll
+      for (int e = 0; e < size; ++e) v[e] = weight[e] * v[e] * inverse;
+      store_pack(to, j, packed<T>::narrowed(v));
+    }
+    if (piece == 0) break;
+    piece -= length;
+    load();
+  }
 }
 
 template <class T>
@@ -59,77 +76,98 @@ struct rms_norm_arrays {
 
 template <class T>
 __global__ void __launch_bounds__(max_team)
-    rms_norm_backward_kernel(rms_norm_arrays<T> a, index_t rows, index_t n, team_shape shape,
-                             rms_norm_options options) {
+    rms_norm_backward_kernel(const __grid_constant__ rms_norm_arrays<T> a, index_t rows, index_t n,
+                             team_shape shape, rms_norm_options options) {
   using Acc = accumulator_t<T>;
-  constexpr int size = pack_size<T>, kept = norm_backward_kept;
+  constexpr int kept = norm_kept, size = packed<T>::size;
   const team t(shape);
-  const index_t teams = blockDim.x / static_cast<unsigned>(shape.threads);
+  const int teams = t.in_block();
+  const int from = t.rank * size, step = t.threads * size, length = kept * step;
   Acc* const dw = a.dw + static_cast<index_t>(blockIdx.x) * n;
   Acc sums[kept][size] = {};
-  const index_t start = blockIdx.x * teams + t.number;
-  if (start < rows) {
-    kept_row<T, kept> ws(t, n, a.w.data, a.w.aligned);
-    for (index_t i = start; i < rows; i += gridDim.x * teams) {
-      const T *const xi = a.x.row(i), *const gi = a.dy.row(i);
-      kept_row<T, kept> xs(t, n, xi, a.x.aligned), gs(t, n, gi, a.dy.aligned);
-      const auto read_again = [&](int k, index_t j, index_t live) {
-        if (k < kept) return;
-        ws.packs[k] = load_pack(a.w.data + j, live, a.w.aligned);
-        xs.packs[k] = load_pack(xi + j, live, a.x.aligned);
-        gs.packs[k] = load_pack(gi + j, live, a.dy.aligned);
-      };
-      Acc total[2] = {};  // of x^2, of w dy x
-      for_packs<T, kept>(t, n, [&](int k, index_t j, index_t live) {
-        read_again(k, j, live);
+  index_t piece = 0;
+  packed<T> ws[kept], xs[kept], gs[kept];
+  load_packs(ws, stretch<const T>::of(a.w.data, n, 0, length), from, step);
+  const index_t start = static_cast<index_t>(blockIdx.x) * teams;
+  for (index_t first = start; first < rows; first += static_cast<index_t>(gridDim.x) * teams) {
+    const index_t i = first + t.number, there = i < rows ? n : 0, row = i < rows ? i : 0;
+    const auto load_from = [&](packed<T>(&to)[kept], const T* data) {
+      load_packs(to, stretch<const T>::of(data, there, piece, length), from, step);
+    };
+    const auto load = [&] {
+      load_from(xs, a.x.row(row));
+      load_from(gs, a.dy.row(row));
+      if (length < n) load_from(ws, a.w.data);
+    };
+    Acc total[2] = {};  // of x^2, of w dy x
+    for (;;) {
+      load();
+#pragma unroll
+      for (int k = 0; k < kept; ++k) {
+        Acc v[size], g[size], weight[size];
+        xs[k].widen_to(v);
+        gs[k].widen_to(g);
+        ws[k].widen_to(weight);
 #pragma unroll
         for (int e = 0; e < size; ++e) {
-          const Acc v = widen<Acc>(xs.packs[k].element[e]);
-          total[0] += v * v;
-          total[1] += widen<Acc>(ws.packs[k].element[e]) * widen<Acc>(gs.packs[k].element[e]) * v;
+          total[0] += v[e] * v[e];
+          total[1] += weight[e] * g[e] * v[e];
         }
-      });
-      all_reduce(t, total, plus{});
-      const auto s = mmrec::detail::rms_scale(total[0], n, options);
-      const Acc along = total[1] * s.slope;
-      for_packs<T, kept>(t, n, [&](int k, index_t j, index_t live) {
-        read_again(k, j, live);
-        pack<T> past{};
-        if (a.residual) past = load_pack(a.residual.row(i) + j, live, a.residual.aligned);
-        pack<T> ds;
+      }
+      if (piece + length >= n) break;
+      piece += length;
+    }
+    all_reduce(t, total, plus{});
+    const auto s = mmrec::detail::rms_scale(total[0], n, options);
+    const Acc along = total[1] * s.slope;
+    for (;;) {
+      packed<T> past[kept];
+      if (a.residual) load_from(past, a.residual.row(row));
+      const auto to = stretch<T>::of(a.dx.row(row), there, piece, length);
+#pragma unroll
+      for (int k = 0; k < kept; ++k) {
+        const int j = from + k * step;
+        if (j >= to.end) break;
+        Acc v[size], g[size], weight[size], d[size];
+        xs[k].widen_to(v);
+        gs[k].widen_to(g);
+        ws[k].widen_to(weight);
 #pragma unroll
         for (int e = 0; e < size; ++e) {
-          const Acc v = widen<Acc>(xs.packs[k].element[e]), g = widen<Acc>(gs.packs[k].element[e]);
-          const Acc share = g * v * s.inverse;
-          if (k < kept)
-            sums[k % kept][e] += share;
-          else if (a.dw && e < live)  // the team is all of its block
-            dw[j + e] = i == start ? share : dw[j + e] + share;
-          Acc d = widen<Acc>(ws.packs[k].element[e]) * g * s.inverse - v * along;
-          if (a.residual) d += widen<Acc>(past.element[e]);
-          ds.element[e] = narrow<T>(d);
+          const Acc share = g[e] * v[e] * s.inverse;
+          if (length >= n)
+            sums[k][e] += share;
+          else if (a.dw && j + e < to.end)  // the team is all of its block
+            dw[piece + j + e] = first == start ? share : dw[piece + j + e] + share;
+          d[e] = weight[e] * g[e] * s.inverse - v[e] * along;
         }
-        if (a.dx) store_pack(a.dx.row(i) + j, ds, live, a.dx.aligned);
-      });
+        if (a.residual) {
+          past[k].widen_to(v);
+#pragma unroll
+          for (int e = 0; e < size; ++e) d[e] += v[e];
+        }
+        if (a.dx) store_pack(to, j, packed<T>::narrowed(d));
+      }
+      if (piece == 0) break;
+      piece -= length;
+      load();
     }
   }
-  if (!a.dw) return;
+  if (!a.dw || length < n) return;
   // The teams of a block add up one after the other.
   __shared__ Acc block_sums[32 * kept * size];
   for (int turn = 0; turn < teams; ++turn) {
-    if (t.number == turn)
-      for_packs<T, kept>(t, n, [&](int k, index_t j, index_t live) {
-        if (k == kept) return;
+    if (t.number == turn) {
+#pragma unroll
+      for (int k = 0; k < kept; ++k)
 #pragma unroll
         for (int e = 0; e < size; ++e) {
-          if (e >= live) continue;
-          const Acc before = turn == 0 ? Acc(0) : block_sums[j + e];
-          if (turn + 1 < teams)
-            block_sums[j + e] = before + sums[k % kept][e];
-          else
-            dw[j + e] = before + sums[k % kept][e];
+          const int j = from + k * step + e;
+          if (j >= n) continue;
+          const Acc before = turn == 0 ? Acc(0) : block_sums[j];
+          (turn + 1 < teams ? block_sums : dw)[j] = before + sums[k][e];
         }
-      });
+    }
     __syncthreads();
   }
 }
@@ -157,7 +195,7 @@ void rms_norm_backward_rows(const backend::cuda& backend, const view<const T, 2>
   using Acc = accumulator_t<T>;
   const char* function = "rms_norm_backward";
   const index_t rows = x.extent(0), n = x.extent(1);
-  const auto shape = cuda::team_shape::of<S, cuda::kernels::norm_backward_kept>(n);
+  const auto shape = cuda::team_shape::of<S, cuda::kernels::norm_kept>(n);
   // As many as one after the other take several rows each; the shape alone decides.
   const index_t blocks = std::min(
       cuda::kernels::gradient_threads / shape.block(),

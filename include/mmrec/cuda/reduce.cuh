@@ -2,30 +2,30 @@
 // Rows worked on by teams of threads, and sums in a fixed order: no atomics, so the same bits in
 // every run.
 //
-// A team is a warp (then several are in a block) or a whole block, as wide as a row needs. Each
-// thread of it has every team-th pack of the row; the first `Kept` of them stay in its registers
-// between passes, packs of longer rows are read again.
+// A team is a part of a warp, or a warp (then several are in a block), or a whole block, as wide as
+// a row needs. Each thread of it has every team-th pack of the row (rows.cuh), `Kept` of them at a
+// time; those of a row that is not longer stay in its registers.
 #pragma once
 
-#include <mmrec/cuda/element.cuh>
+#include <mmrec/cuda/rows.cuh>
 
 #include <algorithm>
 
 namespace mmrec::cuda {
 
-inline constexpr int max_team = 512;  // threads; leaves each 128 registers
-inline constexpr int warp_teams = 8;  // to a block
+inline constexpr int max_team = 512, min_team = 4;  // threads
+inline constexpr int team_block = 256;              // of several teams
 
 /// Threads to a row of n elements, and how a grid of them is launched.
 struct team_shape {
-  int threads = 32;
+  int threads = 32;  // a power of two
   template <class T, int Kept>
   static team_shape of(index_t n) {
-    team_shape s;
+    team_shape s{min_team};
     while (s.threads < max_team && index_t{s.threads} * Kept * pack_size<T> < n) s.threads *= 2;
     return s;
   }
-  int in_block() const { return threads == 32 ? warp_teams : 1; }
+  int in_block() const { return threads <= 32 ? team_block / threads : 1; }
   unsigned block() const { return static_cast<unsigned>(threads * in_block()); }
   index_t blocks_for(index_t rows) const { return (rows + in_block() - 1) / in_block(); }
 };
@@ -33,41 +33,12 @@ struct team_shape {
 /// This thread's team.
 struct team {
   int threads, rank, number;  // number: of the team in its block
-  __device__ explicit team(const team_shape& s)
-      : threads(s.threads),
-        rank(static_cast<int>(threadIdx.x) % s.threads),
-        number(static_cast<int>(threadIdx.x) / s.threads) {}
-  /// The row of a grid that has a team for each.
-  __device__ index_t row() const {
-    return static_cast<index_t>(blockIdx.x) * (blockDim.x / static_cast<unsigned>(threads)) +
-           number;
+  __device__ explicit team(const team_shape& s) : threads(s.threads) {
+    rank = static_cast<int>(threadIdx.x) & (threads - 1);
+    number = static_cast<int>(threadIdx.x) >> log();
   }
-};
-
-/// f(k, j, live) for this thread's packs of a row of n elements: elements [j, j + live). k counts
-/// the packs that are kept; it is `Kept` for all others.
-template <class T, int Kept, class F>
-__device__ __forceinline__ void for_packs(const team& t, index_t n, const F& f) {
-  constexpr int size = pack_size<T>;
-  const index_t step = index_t{t.threads} * size;
-  index_t j = index_t{t.rank} * size;
-#pragma unroll
-  for (int k = 0; k < Kept; ++k, j += step)
-    if (j < n) f(k, j, n - j);
-  for (; j < n; j += step) f(Kept, j, n - j);
-}
-
-/// The packs of a row that stay. All are asked for before any is used, so that they come together;
-/// one more place is for a pack that does not stay.
-template <class T, int Kept>
-struct kept_row {
-  pack<T> packs[Kept + 1];
-  __device__ __forceinline__ kept_row(const team& t, index_t n, const T* row, bool aligned) {
-    index_t j = index_t{t.rank} * pack_size<T>;
-#pragma unroll
-    for (int k = 0; k < Kept; ++k, j += index_t{t.threads} * pack_size<T>)
-      packs[k] = load_pack(row + j, n - j, aligned);
-  }
+  __device__ int log() const { return 31 - __clz(threads); }
+  __device__ int in_block() const { return static_cast<int>(blockDim.x) >> log(); }
 };
 
 struct plus {
@@ -87,27 +58,53 @@ struct larger {
   }
 };
 
-/// Combines each of the values over the team, by a tree; every thread receives the results. All
-/// threads of the team take part.
-template <class Op, class Acc, int Count>
-__device__ __forceinline__ void all_reduce(const team& t, Acc (&values)[Count], const Op& op) {
+/// The same value of another lane.
+template <class V>
+__device__ __forceinline__ V from_lane(const V& value, int distance) {
+  static_assert(sizeof(V) % 4 == 0);
+  struct words {
+    unsigned of[sizeof(V) / 4];
+  };
+  auto w = std::bit_cast<words>(value);
+#pragma unroll
+  for (unsigned& v : w.of) v = __shfl_xor_sync(all_lanes, v, distance);
+  return std::bit_cast<V>(w);
+}
+
+/// Combines the values over the team, by a tree; every thread receives the result. op has the same
+/// bits in either order. All threads of the block take part.
+template <class V, class Op>
+__device__ __forceinline__ void all_reduce(const team& t, V& value, const Op& op) {
   const auto in_warp = [&](int lanes) {
     for (int distance = lanes / 2; distance > 0; distance /= 2)
-#pragma unroll
-      for (int c = 0; c < Count; ++c)
-        values[c] = op(values[c], __shfl_xor_sync(0xffffffffu, values[c], distance));
+      value = op(value, from_lane(value, distance));
   };
+  if (t.threads <= 32) return in_warp(t.threads);
   in_warp(32);
-  if (t.threads == 32) return;
-  __shared__ Acc of_warp[max_team / 32][Count];
+  __shared__ V of_warp[max_team / 32];
   const int lane = t.rank % 32, warps = t.threads / 32;
   __syncthreads();  // the results of the call before have been read
-  if (lane == 0)
-    for (int c = 0; c < Count; ++c) of_warp[t.rank / 32][c] = values[c];
+  if (lane == 0) of_warp[t.rank / 32] = value;
   __syncthreads();
-#pragma unroll
-  for (int c = 0; c < Count; ++c) values[c] = of_warp[lane % warps][c];
+  value = of_warp[lane & (warps - 1)];
   in_warp(warps);
+}
+template <class Acc, int Count, class Op>
+__device__ __forceinline__ void all_reduce(const team& t, Acc (&values)[Count], const Op& op) {
+  struct together {
+    Acc of[Count];
+  };
+  together all;
+#pragma unroll
+  for (int k = 0; k < Count; ++k) all.of[k] = values[k];
+  all_reduce(t, all, [&](const together& a, const together& b) {
+    together c;
+#pragma unroll
+    for (int k = 0; k < Count; ++k) c.of[k] = op(a.of[k], b.of[k]);
+    return c;
+  });
+#pragma unroll
+  for (int k = 0; k < Count; ++k) values[k] = all.of[k];
 }
 
 inline constexpr int sum_columns = 32, max_sum_groups = 32;  // of a block of sum_rows_kernel
@@ -123,7 +120,7 @@ __global__ void __launch_bounds__(sum_columns* max_sum_groups)
   const index_t n = to.size(), j = static_cast<index_t>(blockIdx.x) * sum_columns + column;
   Acc total(0);
   if (j < n) {
-#pragma unroll 4
+#pragma unroll 8
     for (index_t i = group; i < rows; i += groups) total += from[i * n + j];
   }
   part[group][column] = total;
