@@ -12,8 +12,8 @@
 // per row.
 #pragma once
 
-#include <mmrec/cuda/element.cuh>
 #include <mmrec/cuda/ids.cuh>
+#include <mmrec/cuda/rows.cuh>
 #include <mmrec/embedding.hpp>
 
 #include <cub/device/device_radix_sort.cuh>
@@ -39,10 +39,26 @@ int threads_to_row(index_t n) {
   return threads;
 }
 
+/// Packs from element j on of several rows of n elements, those that are not null; `whole`: all
+/// packs of all rows are whole and aligned. All are asked for before any is used.
+template <int Count, class T>
+__device__ __forceinline__ void load_rows(packed<T> (&to)[Count], const T* const (&from)[Count],
+                                          index_t n, index_t j, bool whole) {
+  if (whole) {
+#pragma unroll
+    for (int k = 0; k < Count; ++k)
+      if (from[k]) to[k] = load_aligned(from[k] + j);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < Count; ++k)
+    if (from[k]) to[k] = load_edge(row_stretch(from[k], n), static_cast<int>(j), packed<T>{});
+}
+
 template <class T, class Id>
-__global__ void __launch_bounds__(row_block)
+__global__ void __launch_bounds__(row_block, 4)
     embedding_kernel(id_list<Id> ids, row_matrix<const T> table, row_matrix<T> y, index_t rows,
-                     index_t vocabulary, index_t n, int threads) {
+                     index_t vocabulary, index_t n, int threads, bool whole) {
   const int in_block = row_block / threads, rank = static_cast<int>(threadIdx.x) % threads;
   const index_t first =
       static_cast<index_t>(blockIdx.x) * in_block * gathered + threadIdx.x / threads;
@@ -51,20 +67,19 @@ __global__ void __launch_bounds__(row_block)
   for (int k = 0; k < gathered; ++k) {
     const index_t i = first + k * in_block;
     const Id id = i < rows ? ids(i) : Id(0);
-    from[k] = in_range(id, vocabulary) ? table.row(static_cast<index_t>(id)) : nullptr;
+    from[k] = i < rows && in_range(id, vocabulary) ? table.row(static_cast<index_t>(id)) : nullptr;
   }
-  pack<T> unknown;
-  for (T& e : unknown.element) e = narrow<T>(std::numeric_limits<accumulator_t<T>>::quiet_NaN());
+  const auto unknown =
+      packed<T>::all(narrow<T>(std::numeric_limits<accumulator_t<T>>::quiet_NaN()));
   for (index_t j = index_t{rank} * pack_size<T>; j < n; j += index_t{threads} * pack_size<T>) {
-    pack<T> x[gathered];
+    packed<T> x[gathered];
 #pragma unroll
-    for (int k = 0; k < gathered; ++k)
-      x[k] = from[k] && first + k * in_block < rows ? load_pack(from[k] + j, n - j, table.aligned)
-                                                    : unknown;
+    for (auto& pack : x) pack = unknown;
+    load_rows(x, from, n, j, whole);
 #pragma unroll
     for (int k = 0; k < gathered; ++k)
       if (const index_t i = first + k * in_block; i < rows)
-        store_pack(y.row(i) + j, x[k], n - j, y.aligned);
+        store_pack(row_stretch(y.row(i), n), static_cast<int>(j), x[k]);
   }
 }
 
@@ -110,18 +125,19 @@ struct sorted_rows {
 /// One piece of an id's rows.
 struct row_piece {
   index_t begin, end;
+  std::uint32_t id;
   bool first, alone;  // of the id's pieces
 };
 
 /// waiting: a row of n sums for each waiting_place; heads: for each window of piece_rows places,
 /// the first place of an id with several pieces, if one begins there.
 template <class T>
-__global__ void __launch_bounds__(row_block)
+__global__ void __launch_bounds__(row_block, 3)
     add_pieces_kernel(sorted_rows list, row_matrix<const T> dy, row_matrix<T> dtable,
-                      index_t vocabulary, index_t n, int threads, accumulator_t<T>* waiting,
-                      index_t* heads) {
+                      index_t vocabulary, index_t n, int threads, bool whole,
+                      accumulator_t<T>* waiting, index_t* heads) {
   using Acc = accumulator_t<T>;
-  constexpr int size = pack_size<T>;
+  constexpr int size = packed<T>::size;
   __shared__ row_piece pieces[places];
   __shared__ int count;
   if (threadIdx.x < places) {
@@ -138,42 +154,43 @@ __global__ void __launch_bounds__(row_block)
     if (begins) {
       const index_t end = list.piece_end(p);
       const bool last = end == list.size || list.id[end] != list.id[p];
-      pieces[__popc(all & ((1u << threadIdx.x) - 1))] = {p, end, first, first && last};
+      pieces[__popc(all & ((1u << threadIdx.x) - 1))] = {p, end, list.id[p], first, first && last};
       if (first && !last) heads[p / piece_rows] = p;
     }
   }
   __syncthreads();
   const int rank = static_cast<int>(threadIdx.x) % threads;
-  for (int k = static_cast<int>(threadIdx.x) / threads; k < count; k += row_block / threads) {
+  for (int k = static_cast<int>(threadIdx.x) / threads; k < count;
+       k += static_cast<int>(blockDim.x) / threads) {
     const row_piece piece = pieces[k];
-    T* const to = dtable.row(list.id[piece.begin]);
+    const auto to = row_stretch(dtable.row(piece.id), n);
     for (index_t j = index_t{rank} * size; j < n; j += index_t{threads} * size) {
-      Acc total[size] = {};
-      if (piece.alone) {
-        const auto before = load_pack(to + j, n - j, dtable.aligned);
-#pragma unroll
-        for (int e = 0; e < size; ++e) total[e] = widen<Acc>(before.element[e]);
-      }
+      const T* const place[1] = {piece.alone ? to.data : nullptr};
+      packed<T> before[1];
+      load_rows<1, T>(before, place, n, j, whole);
+      Acc total[size];
       for (index_t q = piece.begin; q < piece.end; q += rows_at_once) {
         const T* from[rows_at_once];
-        pack<T> x[rows_at_once];
+        packed<T> x[rows_at_once];
 #pragma unroll
         for (int r = 0; r < rows_at_once; ++r)
-          from[r] = dy.row(list.row[min(q + r, piece.end - 1)]) + j;
+          from[r] = q + r < piece.end ? dy.row(list.row[q + r]) : nullptr;
+        load_rows(x, from, n, j, whole);
+        if (q == piece.begin) {
 #pragma unroll
-        for (int r = 0; r < rows_at_once; ++r)
-          if (q + r < piece.end) x[r] = load_pack(from[r], n - j, dy.aligned);
+          for (int e = 0; e < size; ++e) total[e] = piece.alone ? widen<Acc>(before[0][e]) : Acc(0);
+        }
 #pragma unroll
-        for (int r = 0; r < rows_at_once; ++r)
-          if (q + r < piece.end)
+        for (int r = 0; r < rows_at_once; ++r) {
+          if (q + r >= piece.end) break;
+          Acc v[size];
+          x[r].widen_to(v);
 #pragma unroll
-            for (int e = 0; e < size; ++e) total[e] += widen<Acc>(x[r].element[e]);
+          for (int e = 0; e < size; ++e) total[e] += v[e];
+        }
       }
       if (piece.alone) {
-        pack<T> sum;
-#pragma unroll
-        for (int e = 0; e < size; ++e) sum.element[e] = narrow<T>(total[e]);
-        store_pack(to + j, sum, n - j, dtable.aligned);
+        store_pack(to, static_cast<int>(j), packed<T>::narrowed(total));
       } else {
         Acc* const sum = waiting + sorted_rows::waiting_place(piece.begin, piece.first) * n + j;
 #pragma unroll
@@ -217,7 +234,7 @@ void embedding_rows(const backend::cuda& backend, const view<const Id, 1>& ids,
   const index_t in_block = index_t{k::row_block / threads} * k::gathered;
   cuda::launch(backend, "embedding", {(rows + in_block - 1) / in_block, k::row_block, 0},
                k::embedding_kernel<S, Id>, cuda::ids_of(ids), cuda::rows_of(table),
-               cuda::rows_of(y), rows, table.extent(0), n, threads);
+               cuda::rows_of(y), rows, table.extent(0), n, threads, cuda::whole_rows(table, y));
 }
 
 template <element T, std::integral Id>
@@ -262,9 +279,12 @@ void embedding_backward_rows(const backend::cuda& backend, const view<const T, 2
   const k::sorted_rows list{sorted_id, sorted_row, rows};
   cuda::check(function, "cudaMemsetAsync",
               cudaMemsetAsync(heads, 0xff, head_bytes, cuda::stream_of(backend)));
-  cuda::launch(backend, function, {(rows + k::places - 1) / k::places, k::row_block, 0},
+  // Few threads to a block, as not many of its places are beginnings where rows are many to an id.
+  const int threads = k::threads_to_row<S>(n);
+  cuda::launch(backend, function,
+               {(rows + k::places - 1) / k::places, static_cast<unsigned>(std::max(64, threads))},
                k::add_pieces_kernel<S>, list, cuda::rows_of(dy), cuda::rows_of(dtable), vocabulary,
-               n, k::threads_to_row<S>(n), sums, heads);
+               n, threads, cuda::whole_rows(dy, dtable), sums, heads);
   if (rows > k::piece_rows)
     cuda::launch(backend, function, {static_cast<index_t>(windows), k::row_block, 0},
                  k::add_waiting_kernel<S>, list, cuda::rows_of(dtable), n, sums, heads);
