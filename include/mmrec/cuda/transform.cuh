@@ -88,21 +88,37 @@ struct transform_place {
   }
 };
 
-template <class Acc, int E, class T>
-__device__ __forceinline__ void load_group(Acc (&x)[E], const T* p, index_t stride, int live) {
-  if (E == 1 || stride == 0) {
-    const Acc value = live > 0 ? widen<Acc>(*p) : Acc(0);
+/// Words of a group's bytes: whole ones, so that nothing of a group is used before all groups have
+/// been asked for (a 16-bit element by itself would be taken out as soon as it arrives).
+template <int E, class T>
+struct raw_group {
+  static constexpr int bytes = E * static_cast<int>(sizeof(T));
+  static constexpr bool shorter = bytes < 4;
+  using word = std::conditional_t<shorter, T, std::uint32_t>;
+  struct alignas(bytes < 16 ? bytes : 16) whole {
+    word of[shorter ? E : bytes / 4];
+  };
+  whole words;
+
+  /// `live` elements at p, all the same one without a stride.
+  __device__ __forceinline__ raw_group(const T* p, index_t stride, int live) {
+    if (live == E && stride != 0 && E > 1) {
+      words = *reinterpret_cast<const whole*>(p);
+      return;
+    }
+    pack<T, E> v{};
 #pragma unroll
-    for (int e = 0; e < E; ++e) x[e] = value;
-  } else if (live == E) {
-    const auto v = *reinterpret_cast<const pack<T, E>*>(p);
+    for (int e = 0; e < E; ++e)
+      if (e < live) v.element[e] = p[E == 1 || stride == 0 ? 0 : e];
+    words = std::bit_cast<whole>(v);
+  }
+  template <class Acc>
+  __device__ __forceinline__ void widen_to(Acc (&x)[E]) const {
+    const auto v = std::bit_cast<pack<T, E>>(words);
 #pragma unroll
     for (int e = 0; e < E; ++e) x[e] = widen<Acc>(v.element[e]);
-  } else {
-#pragma unroll
-    for (int e = 0; e < E; ++e) x[e] = e < live ? widen<Acc>(p[e]) : Acc(0);
   }
-}
+};
 
 template <class Acc, int E, class T>
 __device__ __forceinline__ void store_group(T* p, const Acc (&y)[E], int live) {
@@ -125,12 +141,12 @@ __global__ void __launch_bounds__(transform_threads) transform_groups(const __gr
       w, index_t(blockIdx.x) * transform_threads + threadIdx.x, std::integral_constant<int, E>{});
   if (place.live == 0) return;
   Acc x[W::NI + 1][E];
-  [&]<std::size_t... K>(std::index_sequence<K...>) {
-    (load_group(x[K],
-                static_cast<const std::tuple_element_t<K, typename W::inputs>*>(w.in[K]) +
-                    place.offset(w, W::NO + int(K)),
-                w.stride[W::NO + K][W::axes - 1], place.live),
-     ...);
+  const auto raw = [&]<std::size_t... K>(std::index_sequence<K...>) {
+    // Braces: in this order.
+    return std::tuple{raw_group<E, std::tuple_element_t<K, typename W::inputs>>(
+        static_cast<const std::tuple_element_t<K, typename W::inputs>*>(w.in[K]) +
+            place.offset(w, W::NO + int(K)),
+        w.stride[W::NO + K][W::axes - 1], place.live)...};
   }(std::make_index_sequence<W::NI>{});
   // Not by mmrec::detail::prepared, which returns a reference: nvcc 13.0 with -Ofc=mid takes a
   // parameter's address for one in global memory there.
@@ -140,6 +156,9 @@ __global__ void __launch_bounds__(transform_threads) transform_groups(const __gr
     else
       return w.f;
   }();
+  [&]<std::size_t... K>(std::index_sequence<K...>) {
+    (std::get<K>(raw).widen_to(x[K]), ...);
+  }(std::make_index_sequence<W::NI>{});
   Acc y[W::NO][E];
 #pragma unroll
   for (int e = 0; e < E; ++e) {
