@@ -76,6 +76,14 @@ struct random_ids : device_array<std::int64_t> {
     fill_ids<<<1024, 256>>>(get(), n, below);
   }
   view<const std::int64_t, 1> all() const { return {get(), {size()}}; }
+  /// Elements that take as many bytes as the ids.
+  index_t elements() const { return size() * index_t{sizeof(std::int64_t) / sizeof(T)}; }
+  index_t distinct() const {
+    std::vector<std::int64_t> ids(static_cast<std::size_t>(size()));
+    require(cudaMemcpy(ids.data(), get(), ids.size() * sizeof ids[0], cudaMemcpyDeviceToHost));
+    std::sort(ids.begin(), ids.end());
+    return std::unique(ids.begin(), ids.end()) - ids.begin();
+  }
 };
 
 struct bench {
@@ -134,9 +142,9 @@ struct bench {
     const std::array<index_t, 2> shape{rows, classes};
     const view<const T, 2> in{logits.get(), shape};
     const view<double, 1> to{loss.get(), {1}};
-    measure("cross_entropy", rows, classes, 0, rows * classes, 0,
+    measure("cross_entropy", rows, classes, 0, rows * classes + targets.elements(), 0,
             [&] { cross_entropy(on, in, targets.all(), to, {}); });
-    measure("cross_entropy_gradient", rows, classes, 0, 2 * rows * classes, 0,
+    measure("cross_entropy_gradient", rows, classes, 0, 2 * rows * classes + targets.elements(), 0,
             [&] { cross_entropy(on, in, targets.all(), to, {.dlogits = {d.get(), shape}}); });
   }
 
@@ -144,15 +152,16 @@ struct bench {
     const random_array table(vocabulary * n), dtable(vocabulary * n), y(rows * n);
     const random_ids ids(rows, vocabulary);
     const std::array<index_t, 2> shape{rows, n}, words{vocabulary, n};
-    // Of the table, the rows that occur: at most as many as there are.
-    const index_t touched = std::min(rows, vocabulary) * n;
-    measure("embedding", rows, n, vocabulary, touched + rows * n, 0, [&] {
+    // Of the table, the rows that occur.
+    const index_t touched = ids.distinct() * n;
+    measure("embedding", rows, n, vocabulary, touched + rows * n + ids.elements(), 0, [&] {
       embedding(on, ids.all(), view<const T, 2>{table.get(), words}, view<T, 2>{y.get(), shape});
     });
-    measure("embedding_backward", rows, n, vocabulary, 2 * touched + rows * n, 0, [&] {
-      embedding_backward(on, view<const T, 2>{y.get(), shape}, ids.all(),
-                         view<T, 2>{dtable.get(), words});
-    });
+    measure("embedding_backward", rows, n, vocabulary, 2 * touched + rows * n + ids.elements(), 0,
+            [&] {
+              embedding_backward(on, view<const T, 2>{y.get(), shape}, ids.all(),
+                                 view<T, 2>{dtable.get(), words});
+            });
   }
 
   void memory(index_t batch, index_t time_steps, index_t n, index_t heads, index_t slots) {
