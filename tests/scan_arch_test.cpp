@@ -195,10 +195,10 @@ TEMPLATE_LIST_TEST_CASE("scan: stores past the caches change no bit", "[componen
       const scan_ops::forward<scan_ops::cumprod, false> op{};
       if (kind == layout::channel_last) {
         for (index_t s = 0; s < batch; ++s)
-          simd::detail::sweep_channels<V>(op, args, s, 0, channels, true);
+          simd::detail::sweep_channels<V>(op, args, s, 0, channels, {.stream = true});
       } else {
         using group = simd::detail::row_group<V, std::remove_const_t<decltype(op)>, T, T, 1, 1, 0>;
-        simd::detail::share_groups<group>(1, op, args, channels, true);
+        simd::detail::share_groups<group>(1, op, args, channels, {.stream = true});
       }
       simd::end_streaming();
       CHECK(same_bits(m.y.values(), plain.values()));

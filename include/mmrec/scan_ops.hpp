@@ -41,6 +41,14 @@ MMREC_HD_INLINE auto begin_step(const Op& op, std::array<V, Carries>& c,
   else
     return op.step(c, in);
 }
+/// The first half of a step whose output is the state before it.
+template <class Op, class V, std::size_t Carries>
+MMREC_HD_INLINE auto begin_before(const Op& op, const std::array<V, Carries>& c) {
+  if constexpr (costly_value<Op>)
+    return c;
+  else
+    return op.value(c);
+}
 template <class Op, class Begun>
 MMREC_HD_INLINE auto end_step(const Op& op, const Begun& begun) {
   if constexpr (costly_value<Op>)

@@ -13,18 +13,20 @@
 
 namespace mmrec {
 
+namespace simd::detail {
+
 template <class Arch, class Op, element T, class State, std::size_t NI, std::size_t NO,
           std::size_t NS>
 void sweep(const backend::simd_for<Arch>& backend, const Op& op,
-           const sweep_args<T, State, NI, NO, NS>& args) {
-  using V = simd::batch<State, Arch>;
-  using Row = typename simd::detail::row_batch<Op, State, Arch>::type;
-  using tuning = simd::scan_tuning;
+           const sweep_args<T, State, NI, NO, NS>& args, bool late) {
+  using V = batch<State, Arch>;
+  using Row = typename row_batch<Op, State, Arch>::type;
+  using tuning = scan_tuning;
   const index_t sequences = args.sequences(), channels = args.channels();
   if (sequences == 0 || channels == 0) return;
   const index_t serial =
       scan_ops::costly<Op> ? tuning::serial_costly_elements : tuning::serial_elements;
-  const unsigned threads = args.in[0].size() < serial ? 1 : simd::thread_count(backend.threads);
+  const unsigned threads = args.in[0].size() < serial ? 1 : thread_count(backend.threads);
 
   bool channel_last = true;
   for (const auto& v : args.in) channel_last &= v.stride(2) == 1 || channels == 1;
@@ -35,21 +37,35 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
   const bool empty = args.in[0].extent(1) == 0;
 
   if (!channel_last && !empty) {
-    using group = simd::detail::row_group<Row, Op, T, State, NI, NO, NS>;
-    simd::detail::share_groups<group>(threads, op, args, channels,
-                                      simd::detail::worth_streaming<Row>(args, 1));
+    using group = row_group<Row, Op, T, State, NI, NO, NS>;
+    share_groups<group>(threads, op, args, channels, {worth_streaming<Row>(args, 1), late});
     return;
   }
-  if constexpr (simd::detail::has_quads<V, T> && sizeof(V) > 16) {
-    constexpr auto q = static_cast<index_t>(simd::detail::quad<T>);
-    if (channels < static_cast<index_t>(simd::lanes<V>) && channels % q == 0 && sequences > 1 &&
+  if constexpr (has_quads<V, T> && sizeof(V) > 16) {
+    constexpr auto q = static_cast<index_t>(quad<T>);
+    if (channels < static_cast<index_t>(lanes<V>) && channels % q == 0 && sequences > 1 &&
         args.offsets.empty() && !empty) {
-      using group = simd::detail::quad_group<V, Op, T, State, NI, NO, NS>;
-      simd::detail::share_groups<group>(threads, op, args, channels / q, false);
+      using group = quad_group<V, Op, T, State, NI, NO, NS>;
+      share_groups<group>(threads, op, args, channels / q, {false, late});
       return;
     }
   }
-  simd::detail::share_channels<V>(threads, op, args);
+  share_channels<V>(threads, op, args, late);
+}
+
+}  // namespace simd::detail
+
+template <class Arch, class Op, element T, class State, std::size_t NI, std::size_t NO,
+          std::size_t NS>
+void sweep(const backend::simd_for<Arch>& backend, const Op& op,
+           const sweep_args<T, State, NI, NO, NS>& args) {
+  simd::detail::sweep(backend, op, args, false);
+}
+/// An exclusive scan is the inclusive one whose results are late.
+template <class Arch, class Op, element T, class State, std::size_t NI>
+void sweep(const backend::simd_for<Arch>& backend, const scan_ops::forward<Op, true>& op,
+           const sweep_args<T, State, NI, 1, 0>& args) {
+  simd::detail::sweep(backend, scan_ops::forward<Op, false>{op.op}, args, true);
 }
 
 }  // namespace mmrec

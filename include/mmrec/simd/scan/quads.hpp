@@ -57,7 +57,7 @@ class quad_group {
   }
 
   /// Steps [t, t + n) in walking order.
-  void advance(const Op& op, const arguments& args, index_t t, index_t n, bool) {
+  void advance(const Op& op, const arguments& args, index_t t, index_t n, const storing& how) {
     const index_t edge = NS == 0 ? -1 : args.reverse ? args.in[0].extent(1) - 1 : 0;
     // Local copies stay in registers.
     auto carry = carry_;
@@ -83,7 +83,10 @@ class quad_group {
                      ? states(args, args.edge[e], args.edge_default[e])
                      : load(in[k], in_at[k]);
         });
+        [[maybe_unused]] const auto before = carry;
         halves[i] = scan_ops::begin_step(op, carry, x);
+        if constexpr (has_late<Op>)
+          if (how.late) halves[i] = scan_ops::begin_before(op, before);
         for (std::size_t k = 0; k < NI; ++k) in_at[k] += in_step[k];
       }
       for (std::size_t i = 0; i < now; ++i) {

@@ -74,26 +74,26 @@ class row_group {
   }
 
   /// Steps [t, t + n) in walking order.
-  void advance(const Op& op, const arguments& args, index_t t, index_t n, bool stream) {
+  void advance(const Op& op, const arguments& args, index_t t, index_t n, const storing& how) {
     for (const index_t end = t + n; t < end;) {
       // The step, from here, that reads the shifted streams from states.
       const index_t edge = NS == 0 ? -1 : args.reverse ? length_ - 1 - t : -t;
       index_t steps = edge < 0 ? end - t : std::min(edge, end - t);
       if constexpr (!scan_ops::costly<Op>) {
         constexpr int direction = Op::backwards ? -1 : 1;
-        steps -= steps % (stream ? index_t{line} : index_t{held});
+        steps -= steps % (how.stream ? index_t{line} : index_t{held});
         if (walk_ == direction && steps > 0) {
           if constexpr (held == line)
-            tiles<direction, line>(op, t, steps, stream);
+            tiles<direction, line>(op, t, steps, how);
           else
-            stream ? tiles<direction, line>(op, t, steps, true)
-                   : tiles<direction, held>(op, t, steps, false);
+            how.stream ? tiles<direction, line>(op, t, steps, how)
+                       : tiles<direction, held>(op, t, steps, how);
           t += steps;
           continue;
         }
       }
       steps = std::min(index_t{line}, end - t);
-      any_steps(op, args.reverse, edge, t, steps, stream);
+      any_steps(op, args.reverse, edge, t, steps, how);
       t += steps;
     }
   }
@@ -114,6 +114,10 @@ class row_group {
   using pointers = std::array<std::array<P, lanes<V>>, parts>;
 
   static bool contiguous(index_t stride) { return stride == 1 || stride == -1; }
+  /// The step, in walking order, of the j-th of a register's steps in memory.
+  static MMREC_INLINE std::size_t in_walk(index_t stride, std::size_t j) {
+    return stride < 0 ? lanes<V> - 1 - j : j;
+  }
 
   step states(const arguments& args, const view<const State, 2>& from, double otherwise) const {
     step result;
@@ -131,28 +135,36 @@ class row_group {
 
   /// Tiles in registers: every stream walks in Direction and is overwritten.
   template <int Direction, std::size_t Held>
-  void tiles(const Op& op, index_t t, index_t steps, bool stream) {
+  void tiles(const Op& op, index_t t, index_t steps, const storing& how) {
     constexpr index_t back = Direction < 0 ? Held - 1 : 0;
     auto carry = carry_;
     for (const index_t end = t + steps; t < end; t += Held) {
       const index_t at = Direction * t - back;
-      std::array<std::array<std::array<V, Held>, parts>, NI> x;
+      std::array<V, Held> x[NI][parts];
       for (std::size_t k = 0; k < NI; ++k)
         for (std::size_t p = 0; p < parts; ++p) load_transposed(x[k][p], in_[k][p], at);
-      std::array<std::array<std::array<V, Held>, parts>, NO> y;
-      unroll<Held>([&](auto number) MMREC_LAMBDA_INLINE {
-        constexpr std::size_t i = Direction < 0 ? Held - 1 - number() : number();
-        for (std::size_t p = 0; p < parts; ++p) {
-          std::array<V, NI> now;
-          for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][p][i];
-          const auto result = op.step(carry[p], now);
-          for (std::size_t k = 0; k < NO; ++k) y[k][p][i] = result[k];
-        }
-      });
+      std::array<V, Held> y[NO][parts];
+      const auto walk = [&](auto late) MMREC_LAMBDA_INLINE {
+        unroll<Held>([&](std::size_t number) MMREC_LAMBDA_INLINE {
+          const std::size_t i = Direction < 0 ? Held - 1 - number : number;
+          for (std::size_t p = 0; p < parts; ++p) {
+            std::array<V, NI> now;
+            for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][p][i];
+            [[maybe_unused]] const auto before = carry[p];
+            auto result = op.step(carry[p], now);
+            if constexpr (late()) result = op.value(before);
+            for (std::size_t k = 0; k < NO; ++k) y[k][p][i] = result[k];
+          }
+        });
+      };
+      if (has_late<Op> && how.late)
+        walk(std::bool_constant<has_late<Op>>{});
+      else
+        walk(std::false_type{});
       for (std::size_t k = 0; k < NO; ++k) {
         if (Op::optional_outputs && !at_.out[k]) continue;
         for (std::size_t p = 0; p < parts; ++p) {
-          if (Held == line && stream)
+          if (Held == line && how.stream)
             stream_transposed(y[k][p], out_[k][p], at);
           else
             store_transposed(y[k][p], out_[k][p], at);
@@ -163,20 +175,23 @@ class row_group {
   }
 
   /// Any n steps, through a buffer in L1.
-  void any_steps(const Op& op, bool reverse, index_t edge, index_t t, index_t n, bool stream) {
+  void any_steps(const Op& op, bool reverse, index_t edge, index_t t, index_t n,
+                 const storing& how) {
     std::array<std::array<step, line>, NI> x;
     for (std::size_t k = 0; k < NI; ++k) {
-      const auto first = x[k].begin(), last = first + n;
       const bool at_edge = k + NS >= NI && edge >= 0 && edge < n;
       // A shifted stream must not be read before its beginning: it is read unshifted, and moved.
       const index_t unshift = !at_edge ? 0 : reverse ? -at_.in_step[k] : at_.in_step[k];
       load(x[k], in_[k], t * at_.in_step[k] + unshift, at_.in_step[k], n);
-      if (!at_edge) continue;
-      if (reverse)
-        std::move(first + 1, last, first);
-      else
-        std::move_backward(first, last - 1, last);
-      if constexpr (NS > 0) x[k][static_cast<std::size_t>(edge)] = edge_[k + NS - NI];
+      if constexpr (NS > 0) {
+        if (!at_edge) continue;
+        const auto first = x[k].begin(), last = first + n;
+        if (reverse)
+          std::move(first + 1, last, first);
+        else
+          std::move_backward(first, last - 1, last);
+        x[k][static_cast<std::size_t>(edge)] = edge_[k + NS - NI];
+      }
     }
     using begun = decltype(scan_ops::begin_step(op, carry_[0], std::array<V, NI>{}));
     constexpr index_t together = scan_ops::costly_value<Op> ? line : 1;
@@ -189,7 +204,10 @@ class row_group {
         for (std::size_t p = 0; p < parts; ++p) {
           std::array<V, NI> now;
           for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][i][p];
+          [[maybe_unused]] const auto before = carry_[p];
           halves[i - from][p] = scan_ops::begin_step(op, carry_[p], now);
+          if constexpr (has_late<Op>)
+            if (how.late) halves[i - from][p] = scan_ops::begin_before(op, before);
         }
       for (std::size_t i = from; i < to; ++i)
         for (std::size_t p = 0; p < parts; ++p) {
@@ -199,30 +217,31 @@ class row_group {
     }
     for (std::size_t k = 0; k < NO; ++k) {
       if (!at_.out[k]) continue;
-      if (at_.accumulate[k]) {
-        load(x[0], out_[k], t * at_.out_step[k], at_.out_step[k], n);
-        for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
-          for (std::size_t p = 0; p < parts; ++p) y[k][i][p] = y[k][i][p] + x[0][i][p];
+      if constexpr (Op::optional_outputs) {
+        if (at_.accumulate[k]) {
+          pointers<const T*> from;
+          for (std::size_t p = 0; p < parts; ++p)
+            for (std::size_t j = 0; j < lanes<V>; ++j) from[p][j] = out_[k][p][j];
+          load(x[0], from, t * at_.out_step[k], at_.out_step[k], n);
+          for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
+            for (std::size_t p = 0; p < parts; ++p) y[k][i][p] = y[k][i][p] + x[0][i][p];
+        }
       }
-      store(y[k], k, t, n, stream);
+      store(y[k], k, t, n, how.stream);
     }
   }
 
   /// to[i] = step i of all rows, from offset `at` on.
-  template <class P>
-  static void load(std::array<step, line>& to, const pointers<P>& rows, index_t at, index_t stride,
-                   index_t n) {
+  static void load(std::array<step, line>& to, const pointers<const T*>& rows, index_t at,
+                   index_t stride, index_t n) {
     constexpr auto whole = static_cast<index_t>(lanes<V>);
     index_t i = 0;
     for (; contiguous(stride) && i + whole <= n; i += whole)
       for (std::size_t p = 0; p < parts; ++p) {
         std::array<V, lanes<V>> block;
-        std::array<const T*, lanes<V>> from;
-        std::copy(rows[p].begin(), rows[p].end(), from.begin());
-        load_transposed(block, from, at + i * stride - (stride < 0 ? whole - 1 : 0));
-        if (stride < 0) std::reverse(block.begin(), block.end());
+        load_transposed(block, rows[p], at + i * stride - (stride < 0 ? whole - 1 : 0));
         for (std::size_t j = 0; j < lanes<V>; ++j)
-          to[static_cast<std::size_t>(i) + j][p] = block[j];
+          to[static_cast<std::size_t>(i) + in_walk(stride, j)][p] = block[j];
       }
     alignas(64) State buffer[lanes<V>];
     for (; i < n; ++i)
@@ -242,8 +261,7 @@ class row_group {
       for (std::size_t p = 0; p < parts; ++p) {
         std::array<V, lanes<V>> block;
         for (std::size_t j = 0; j < lanes<V>; ++j)
-          block[j] = from[static_cast<std::size_t>(i) + j][p];
-        if (stride < 0) std::reverse(block.begin(), block.end());
+          block[j] = from[static_cast<std::size_t>(i) + in_walk(stride, j)][p];
         const index_t to = at + i * stride - (stride < 0 ? whole - 1 : 0);
         if (stream)
           stream_transposed(block, out_[k][p], to);

@@ -24,6 +24,19 @@ struct scan_tuning {
 
 namespace detail {
 
+/// How results are stored.
+struct storing {
+  bool stream = false;  // past the caches
+  bool late = false;    // the state before a step in place of the one after it
+};
+
+/// Can this operator's results be late? An exclusive scan is compiled together with the inclusive
+/// one, of which only the innermost loops differ: most calls need but one of them.
+template <class Op>
+inline constexpr bool has_late = false;
+template <class Op>
+inline constexpr bool has_late<scan_ops::forward<Op, false>> = true;
+
 /// The streams of one sequence, positioned at its first step in walking order.
 template <class T, std::size_t NI, std::size_t NO>
 struct cursor {
@@ -121,7 +134,7 @@ void store_states(const V& v, const sink<State, 2>& to, index_t s, index_t chann
 /// another.
 template <class Group, class Op>
 void share_groups(unsigned threads, const Op& op, const typename Group::arguments& args,
-                  index_t per_sequence, bool stream) {
+                  index_t per_sequence, const storing& how) {
   constexpr auto w = static_cast<index_t>(Group::w);
   constexpr index_t per_task = w * static_cast<index_t>(Group::at_once);
   // A group across sequences needs sequences of one length.
@@ -140,9 +153,9 @@ void share_groups(unsigned threads, const Op& op, const typename Group::argument
     const index_t turn = count > 1 ? Group::turn : length;
     for (index_t t = 0; t < length; t += turn)
       for (index_t g = 0; g < count; ++g)
-        groups[g].advance(op, args, t, std::min(turn, length - t), stream);
+        groups[g].advance(op, args, t, std::min(turn, length - t), how);
     for (index_t g = 0; g < count; ++g) groups[g].end(op, args);
-    if (stream) end_streaming();
+    if (how.stream) end_streaming();
   });
 }
 
