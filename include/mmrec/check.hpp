@@ -13,13 +13,6 @@
 
 namespace mmrec {
 
-inline std::string to_string(std::span<const index_t> extents) {
-  std::string s = "(";
-  for (std::size_t i = 0; i < extents.size(); ++i)
-    s += (i ? ", " : "") + std::to_string(extents[i]);
-  return s + ")";
-}
-
 namespace detail {
 
 /// Sorts a few axes. Every file that checks an argument would compile all that std::sort has for
@@ -50,14 +43,14 @@ inline bool equal(std::span<const index_t> a, std::span<const index_t> b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end());
 }
 
-inline void check_extents(const char* function, const char* argument, const any_view& v,
-                          std::span<const index_t> expected) {
+MMREC_COLD inline void check_extents(const char* function, const char* argument, const any_view& v,
+                                     std::span<const index_t> expected) {
   for (const index_t e : v.extents)
-    if (e < 0) throw error(function, argument, "extents of 0 or more", to_string(v.extents));
+    if (e < 0) throw error(function, argument, "extents of 0 or more", message() << v.extents);
   if (!equal(v.extents, expected))
-    throw error(function, argument, "extents " + to_string(expected), to_string(v.extents));
+    throw error(function, argument, message() << "extents " << expected, message() << v.extents);
   if (!v.data && !v.empty())
-    throw error(function, argument, "data for extents " + to_string(expected), "a null pointer");
+    throw error(function, argument, message() << "data for extents " << expected, "a null pointer");
 }
 
 }  // namespace detail
@@ -78,7 +71,8 @@ void check_optional(const char* function, const char* argument, const view<T, Ra
 
 /// The elements of an output do not share memory, as those of a broadcast or sliding view do: every
 /// axis steps beyond what the axes of smaller strides reach.
-inline void check_distinct(const char* function, const char* argument, const detail::any_view& v) {
+MMREC_COLD inline void check_distinct(const char* function, const char* argument,
+                                      const detail::any_view& v) {
   if (!v.data || v.empty()) return;
   std::array<std::array<index_t, 2>, detail::any_view::most_axes> axes{};  // stride, extent
   const std::size_t rank = v.extents.size();
@@ -92,13 +86,13 @@ inline void check_distinct(const char* function, const char* argument, const det
   for (const auto& [stride, extent] : used) {
     if (extent > 1 && stride <= reach)
       throw error(function, argument, "strides that give every element its own place",
-                  to_string(v.strides) + " for extents " + to_string(v.extents));
+                  message() << v.strides << " for extents " << v.extents);
     reach += (extent - 1) * stride;
   }
 }
 
 inline void check_positive(const char* function, const char* argument, index_t value) {
-  if (value <= 0) throw error(function, argument, "a positive value", std::to_string(value));
+  if (value <= 0) throw error(function, argument, "a positive value", message() << value);
 }
 
 /// Dropout rates and the like: in [0, 1).
@@ -132,7 +126,8 @@ struct shared_axis {
 /// Is there k with -second_i < k_i < first_i and |distance - sum k_i stride_i| < size? Strides
 /// descend, so at every axis only the two multiples next to the rest can lead there when inner axes
 /// reach less than one outer stride; where they reach further the answer is yes, to be safe.
-inline bool meets(std::intptr_t distance, std::span<const shared_axis> axes, std::intptr_t size) {
+MMREC_COLD inline bool meets(std::intptr_t distance, std::span<const shared_axis> axes,
+                             std::intptr_t size) {
   if (axes.empty()) return distance < size && distance > -size;
   const auto [stride, first, second] = axes[0];
   const auto inner = axes.subspan(1);
@@ -154,7 +149,7 @@ inline bool meets(std::intptr_t distance, std::span<const shared_axis> axes, std
 /// May two views share an element? Exact for parts of one array, of whatever ranks (two column
 /// slices of a matrix, a row beside the rows above it): where the axes of both, by descending
 /// stride, reach less than the stride before. Otherwise yes, to be safe.
-inline bool may_overlap(const detail::any_view& a, const detail::any_view& b) {
+MMREC_COLD inline bool may_overlap(const detail::any_view& a, const detail::any_view& b) {
   if (!a.data || !b.data || a.empty() || b.empty()) return false;
   const auto ra = detail::bytes_of(a), rb = detail::bytes_of(b);
   if (ra.last <= rb.first || rb.last <= ra.first) return false;
@@ -186,10 +181,11 @@ inline bool same_layout(const detail::any_view& a, const detail::any_view& b) {
 }
 
 /// An output may not share elements with another argument.
-inline void check_disjoint(const char* function, const char* output, const detail::any_view& out,
-                           const char* other_name, const detail::any_view& other) {
+MMREC_COLD inline void check_disjoint(const char* function, const char* output,
+                                      const detail::any_view& out, const char* other_name,
+                                      const detail::any_view& other) {
   if (may_overlap(out, other))
-    throw error(function, output, std::string("memory apart from ") + other_name,
+    throw error(function, output, message() << "memory apart from " << other_name,
                 "views that overlap");
 }
 

@@ -61,22 +61,22 @@ void sweep(const backend::cuda& backend, const Op& op, const Args& args);
 #endif
 
 /// Throws unless 0 = offsets[0] <= offsets[1] <= ... = time; offsets also need a batch of one.
-inline void check_offsets(const char* function, std::span<const index_t> offsets, index_t batch,
-                          index_t time) {
+MMREC_COLD inline void check_offsets(const char* function, std::span<const index_t> offsets,
+                                     index_t batch, index_t time) {
   if (offsets.empty()) return;
   if (batch != 1)
     throw error(function, "offsets", "a batch of 1 (sequences packed along time)",
-                "batch " + std::to_string(batch));
+                message() << "batch " << batch);
   if (offsets.front() != 0)
-    throw error(function, "offsets", "offsets[0] = 0", std::to_string(offsets.front()));
+    throw error(function, "offsets", "offsets[0] = 0", message() << offsets.front());
   for (std::size_t i = 1; i < offsets.size(); ++i)
     if (offsets[i] < offsets[i - 1])
       throw error(function, "offsets", "values that do not decrease",
-                  std::to_string(offsets[i - 1]) + " then " + std::to_string(offsets[i]) +
-                      " at index " + std::to_string(i));
+                  message() << offsets[i - 1] << " then " << offsets[i] << " at index "
+                            << static_cast<index_t>(i));
   if (offsets.back() != time)
-    throw error(function, "offsets", "a last value of " + std::to_string(time) + " (time)",
-                std::to_string(offsets.back()));
+    throw error(function, "offsets", message() << "a last value of " << time << " (time)",
+                message() << offsets.back());
 }
 
 namespace detail {

@@ -18,7 +18,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <ranges>
+#include <span>
 #include <string>
 #include <type_traits>
 
@@ -146,9 +146,9 @@ concept eigen_like = requires(const M& m) {
 };
 
 template <class R>
-concept contiguous_like =
-    std::ranges::contiguous_range<R> && std::ranges::sized_range<R> &&
-    !mdspan_like<std::remove_cvref_t<R>> && !eigen_like<std::remove_cvref_t<R>>;
+concept contiguous_like = requires(R& r) {
+  std::span(r);
+} && !mdspan_like<std::remove_cvref_t<R>> && !eigen_like<std::remove_cvref_t<R>>;
 
 /// A view of whatever looks like an array: std::mdspan, an Eigen matrix or map, a contiguous range.
 template <class M>
@@ -174,8 +174,9 @@ constexpr auto as_view(M&& m) {
 }
 template <contiguous_like R>
 constexpr auto as_view(R&& r) {
-  using T = std::remove_reference_t<std::ranges::range_reference_t<R>>;
-  return view<T, 1>(std::ranges::data(r), {static_cast<index_t>(std::ranges::size(r))});
+  const std::span elements(r);
+  using T = typename decltype(elements)::element_type;
+  return view<T, 1>(elements.data(), {static_cast<index_t>(elements.size())});
 }
 
 /// An array of this rank whose elements mmrec can read.
