@@ -53,6 +53,15 @@ MMREC_COLD inline void check_extents(const char* function, const char* argument,
     throw error(function, argument, message() << "data for extents " << expected, "a null pointer");
 }
 
+/// The same for an argument that may be absent.
+MMREC_COLD inline void check_optional_extents(const char* function, const char* argument,
+                                              const any_view& v,
+                                              std::span<const index_t> expected) {
+  bool given = v.data != nullptr;
+  for (const index_t e : v.extents) given |= e != 0;
+  if (given) check_extents(function, argument, v, expected);
+}
+
 }  // namespace detail
 
 /// A view's extents are the expected ones, and it has data if it has elements.
@@ -66,7 +75,7 @@ void check_view(const char* function, const char* argument, const view<T, Rank>&
 template <class T, std::size_t Rank>
 void check_optional(const char* function, const char* argument, const view<T, Rank>& v,
                     const std::array<index_t, Rank>& expected) {
-  if (v || v.extents() != std::array<index_t, Rank>{}) check_view(function, argument, v, expected);
+  detail::check_optional_extents(function, argument, v, expected);
 }
 
 /// The elements of an output do not share memory, as those of a broadcast or sliding view do: every

@@ -17,7 +17,7 @@
 #include <string_view>
 
 // For what only a call that is refused runs: small and quick to compile rather than fast.
-#define MMREC_COLD __attribute__((cold))
+#define MMREC_COLD __attribute__((cold, noinline))
 
 namespace mmrec {
 

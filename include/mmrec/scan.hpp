@@ -105,30 +105,38 @@ bool surely_valid(const sweep_args<T, State, NI, 1, 0>& args) {
   return sure;
 }
 
-template <class T, class State, std::size_t NI>
-void check_scan(const std::array<const char*, NI>& names, const char* y_name,
-                const sweep_args<T, State, NI, 1, 0>& args) {
-  const char* const function = args.function;
-  const auto& in = args.in;
-  const auto& y = args.out[0].out;
-  const auto& initial = args.carry_in;
-  const auto& final = args.carry_out.out;
-  const auto& extents = in[0].extents();
-  for (std::size_t k = 0; k < NI; ++k) check_view(function, names[k], in[k], extents);
-  check_view(function, y_name, y, extents);
-  check_offsets(function, args.offsets, extents[0], extents[1]);
-  const std::array<index_t, 2> state{args.sequences(), extents[2]};
-  check_optional(function, "initial", initial, state);
-  check_optional(function, "final", final, state);
+/// All checks, compiled once for scans of any types and numbers of inputs.
+MMREC_COLD inline void check_scan(const char* function, std::span<const char* const> names,
+                                  std::span<const any_view> in, const char* y_name,
+                                  const any_view& y, const any_view& initial, const any_view& final,
+                                  std::span<const index_t> offsets) {
+  const auto extents = in[0].extents;
+  for (std::size_t k = 0; k < in.size(); ++k) check_extents(function, names[k], in[k], extents);
+  check_extents(function, y_name, y, extents);
+  check_offsets(function, offsets, extents[0], extents[1]);
+  const index_t sequences = offsets.empty() ? extents[0] : static_cast<index_t>(offsets.size()) - 1;
+  const index_t state[] = {sequences, extents[2]};
+  check_optional_extents(function, "initial", initial, state);
+  check_optional_extents(function, "final", final, state);
   check_distinct(function, y_name, y);
   check_distinct(function, "final", final);
-  for (std::size_t k = 0; k < NI; ++k) {
+  for (std::size_t k = 0; k < in.size(); ++k) {
     check_disjoint_or_same(function, y_name, y, names[k], in[k]);
     check_disjoint(function, "final", final, names[k], in[k]);
   }
   check_disjoint(function, y_name, y, "initial", initial);
   check_disjoint(function, "final", final, y_name, y);
   check_disjoint_or_same(function, "final", final, "initial", initial);
+}
+
+template <class T, class State, std::size_t NI>
+MMREC_COLD void check_scan(const std::array<const char*, NI>& names, const char* y_name,
+                           const sweep_args<T, State, NI, 1, 0>& args) {
+  const auto in = [&]<std::size_t... K>(std::index_sequence<K...>) {
+    return std::array<any_view, NI>{args.in[K]...};
+  }(std::make_index_sequence<NI>{});
+  check_scan(args.function, names, in, y_name, args.out[0].out, args.carry_in, args.carry_out.out,
+             args.offsets);
 }
 
 template <class B, class Op, class T, class State, std::size_t NI>

@@ -108,7 +108,7 @@ class thread_pool {
   static constexpr std::uint64_t open = most_workers + 1;
 
   thread_pool() = default;
-  ~thread_pool() {
+  MMREC_COLD ~thread_pool() {
     stop_.store(true, std::memory_order_relaxed);
     announce(0);
     for (auto& t : workers_) t.join();
@@ -123,7 +123,7 @@ class thread_pool {
     call_word_.notify_all();
   }
 
-  void grow(unsigned count) {
+  MMREC_COLD void grow(unsigned count) {
     while (workers_.size() < count) {
       const auto id = static_cast<unsigned>(workers_.size());
       const std::uint64_t seen = call_word_.load(std::memory_order_relaxed);
