@@ -46,11 +46,14 @@ inline bool equal(std::span<const index_t> a, std::span<const index_t> b) {
 MMREC_COLD inline void check_extents(const char* function, const char* argument, const any_view& v,
                                      std::span<const index_t> expected) {
   for (const index_t e : v.extents)
-    if (e < 0) throw error(function, argument, "extents of 0 or more", message() << v.extents);
+    if (e < 0)
+      throw error(function, argument, "extents of 0 or more", detail::message() << v.extents);
   if (!equal(v.extents, expected))
-    throw error(function, argument, message() << "extents " << expected, message() << v.extents);
+    throw error(function, argument, detail::message() << "extents " << expected,
+                detail::message() << v.extents);
   if (!v.data && !v.empty())
-    throw error(function, argument, message() << "data for extents " << expected, "a null pointer");
+    throw error(function, argument, detail::message() << "data for extents " << expected,
+                "a null pointer");
 }
 
 /// The same for an argument that may be absent.
@@ -95,13 +98,13 @@ MMREC_COLD inline void check_distinct(const char* function, const char* argument
   for (const auto& [stride, extent] : used) {
     if (extent > 1 && stride <= reach)
       throw error(function, argument, "strides that give every element its own place",
-                  message() << v.strides << " for extents " << v.extents);
+                  detail::message() << v.strides << " for extents " << v.extents);
     reach += (extent - 1) * stride;
   }
 }
 
 inline void check_positive(const char* function, const char* argument, index_t value) {
-  if (value <= 0) throw error(function, argument, "a positive value", message() << value);
+  if (value <= 0) throw error(function, argument, "a positive value", detail::message() << value);
 }
 
 /// Dropout rates and the like: in [0, 1).
@@ -194,7 +197,7 @@ MMREC_COLD inline void check_disjoint(const char* function, const char* output,
                                       const detail::any_view& out, const char* other_name,
                                       const detail::any_view& other) {
   if (may_overlap(out, other))
-    throw error(function, output, message() << "memory apart from " << other_name,
+    throw error(function, output, detail::message() << "memory apart from " << other_name,
                 "views that overlap");
 }
 

@@ -21,6 +21,8 @@
 
 namespace mmrec {
 
+namespace detail {
+
 /// What an error says was expected or seen: words, numbers and extents, one after the other; what
 /// does not fit is left out. (A std::string put together would be half the compile time of a file
 /// that checks an argument.)
@@ -55,6 +57,8 @@ class message {
   char text_[400];
   std::size_t size_ = 0;
 };
+
+}  // namespace detail
 
 /// A call that cannot be right: shapes that disagree, null data, overlapping outputs, values out of
 /// range.

@@ -217,7 +217,8 @@ class model_pass {
   void check_tokens(const char* function, const char* argument, const view<const Id, 2>& v) const {
     check_view(function, argument, v, {batch_, time_});
     if (v.size() > 1 && (v.stride(1) != 1 || (batch_ > 1 && v.stride(0) != time_)))
-      throw error(function, argument, "a row-major array", message() << "strides " << v.strides());
+      throw error(function, argument, "a row-major array",
+                  detail::message() << "strides " << v.strides());
   }
   template <class B, std::integral Id>
   void check(const char* function, const model<T, Memory>& m, const view<const Id, 2>& ids) const {

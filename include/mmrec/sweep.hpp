@@ -66,17 +66,17 @@ MMREC_COLD inline void check_offsets(const char* function, std::span<const index
   if (offsets.empty()) return;
   if (batch != 1)
     throw error(function, "offsets", "a batch of 1 (sequences packed along time)",
-                message() << "batch " << batch);
+                detail::message() << "batch " << batch);
   if (offsets.front() != 0)
-    throw error(function, "offsets", "offsets[0] = 0", message() << offsets.front());
+    throw error(function, "offsets", "offsets[0] = 0", detail::message() << offsets.front());
   for (std::size_t i = 1; i < offsets.size(); ++i)
     if (offsets[i] < offsets[i - 1])
       throw error(function, "offsets", "values that do not decrease",
-                  message() << offsets[i - 1] << " then " << offsets[i] << " at index "
-                            << static_cast<index_t>(i));
+                  detail::message() << offsets[i - 1] << " then " << offsets[i] << " at index "
+                                    << static_cast<index_t>(i));
   if (offsets.back() != time)
-    throw error(function, "offsets", message() << "a last value of " << time << " (time)",
-                message() << offsets.back());
+    throw error(function, "offsets", detail::message() << "a last value of " << time << " (time)",
+                detail::message() << offsets.back());
 }
 
 namespace detail {
