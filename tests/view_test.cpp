@@ -5,6 +5,7 @@
 
 #include <Eigen/Core>
 #include <array>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <type_traits>
@@ -192,4 +193,7 @@ TEST_CASE("along: any axis of any rank as (outer, axis, inner)", "[components][v
 TEST_CASE("view: shapes as text", "[components][view]") {
   CHECK(to_string(std::array<index_t, 3>{2, 7, 64}) == "(2, 7, 64)");
   CHECK(to_string(std::array<index_t, 1>{-1}) == "(-1)");
+  CHECK(to_string(std::span<const index_t>()) == "()");
+  CHECK(to_string(std::array<index_t, 2>{0, std::numeric_limits<index_t>::min()}) ==
+        "(0, -9223372036854775808)");
 }

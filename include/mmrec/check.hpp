@@ -9,9 +9,14 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace mmrec {
+
+inline std::string to_string(std::span<const index_t> extents) {
+  return std::string(std::string_view(detail::message() << extents));
+}
 
 namespace detail {
 
