@@ -121,6 +121,10 @@ struct raw_group {
 };
 
 template <class Acc, int E, class T>
+__device__ __forceinline__ void load_group(Acc (&x)[E], const T* p, index_t stride, int live) {
+  raw_group<E, T>(p, stride, live).widen_to(x);
+}
+template <class Acc, int E, class T>
 __device__ __forceinline__ void store_group(T* p, const Acc (&y)[E], int live) {
   if (live == E) {
     pack<T, E> v;
