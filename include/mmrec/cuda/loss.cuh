@@ -107,17 +107,17 @@ struct loss_arrays {
   }
 };
 
-/// `depth` (1 or 2) rows of a team are in shared memory, up to `places` words of each.
+/// `depth` (1 or 2) rows of a team are in shared memory, up to `held` words of each.
 template <class T, class Id>
 __global__ void __launch_bounds__(max_team, 2)
     cross_entropy_kernel(const __grid_constant__ loss_arrays<T, Id> a, team_shape shape, int depth,
-                         int places) {
+                         int held) {
   using Acc = accumulator_t<T>;
   using sums = exponential_sum<Acc>;
   constexpr int size = packed<T>::size, each = loss_packs;
   extern __shared__ uint4 mmrec_shared[];
   const team t(shape);
-  auto* const room = reinterpret_cast<packed<T>*>(mmrec_shared) + t.number * depth * places;
+  auto* const room = reinterpret_cast<packed<T>*>(mmrec_shared) + t.number * depth * held;
   const index_t teams = t.in_block(), stride = gridDim.x * teams;
   const int packs = static_cast<int>((a.classes + size - 1) / size);
   const auto absent = packed<T>::all(narrow<T>(Acc(sums::nothing)));
@@ -130,8 +130,8 @@ __global__ void __launch_bounds__(max_team, 2)
   for (int k = 0; k < 2; ++k) {
     if (k == depth) break;
     const auto words = a.words_of(first + t.number + k * stride, ids[k]);
-    for (int w = t.rank; w < min(packs + 1, places); w += t.threads)
-      words.ask(room + k * places + w, w);
+    for (int w = t.rank; w < min(packs + 1, held); w += t.threads)
+      words.ask(room + k * held + w, w);
     end_group();
   }
   __shared__ Acc share_of_row;
@@ -152,10 +152,10 @@ __global__ void __launch_bounds__(max_team, 2)
                next = a.words_of(i + depth * stride, depth == 1 ? ids[1] : ids[2]);
     const bool counts = words.bytes > 0;
     const index_t target = counts ? static_cast<index_t>(ids[0]) : -1;
-    packed<T>* const here = room + turn * places;
-    const auto word = [&](int w) { return w < places ? here[w] : words.read(w); };
+    packed<T>* const here = room + turn * held;
+    const auto word = [&](int w) { return w < held ? here[w] : words.read(w); };
     const auto ask_for_next = [&](int w) {
-      if (w < places) next.ask(here + w, w);
+      if (w < held) next.ask(here + w, w);
     };
     if (depth == 1)
       wait_for_groups<0>();
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(max_team, 2)
     Acc at_target = 0;  // the logit, before anything is written in its place
     if (meets) {
       const index_t e = target + words.phase;
-      at_target = widen<Acc>(e / size < places ? reinterpret_cast<const T*>(here)[e]
+      at_target = widen<Acc>(e / size < held ? reinterpret_cast<const T*>(here)[e]
                                                : reinterpret_cast<const T*>(words.first)[e]);
     }
     sums sum;
@@ -288,7 +288,7 @@ void cross_entropy_rows(const backend::cuda& backend, const view<const T, 2>& lo
   const index_t words = (classes + cuda::pack_size<S> - 1) / cuda::pack_size<S> + 1;
   const auto most = static_cast<index_t>(cuda::current_device(function).shared_bytes - 8192) / 16;
   const bool two = 2 * 16 * words <= index_t{k::loss_bytes_for_thread} * shape.threads;
-  const int depth = two ? 2 : 1, places = static_cast<int>(two ? words : std::min(words, most));
+  const int depth = two ? 2 : 1, held = static_cast<int>(two ? words : std::min(words, most));
   const index_t counters =
       std::min(index_t{k::count_blocks}, (rows + k::count_block - 1) / k::count_block);
   const cuda::stream_scratch scratch(backend, function,
@@ -302,13 +302,13 @@ void cross_entropy_rows(const backend::cuda& backend, const view<const T, 2>& lo
   cuda::launch(backend, function,
                {.blocks = blocks,
                 .threads = shape.block(),
-                .shared_bytes = static_cast<std::size_t>(shape.in_block() * depth * places) * 16,
+                .shared_bytes = static_cast<std::size_t>(shape.in_block() * depth * held) * 16,
                 .early = true},
                k::cross_entropy_kernel<S, Id>,
                k::loss_arrays<S, Id>{cuda::rows_of(logits), ids, cuda::rows_of(options.dlogits),
                                      rows, classes, options.ignore, options.scale, counts,
                                      static_cast<int>(counters), finished, losses, mean},
-               shape, depth, places);
+               shape, depth, held);
 }
 
 /// Waits for the stream.
