@@ -144,23 +144,28 @@ class row_group {
       for (std::size_t k = 0; k < NI; ++k)
         for (std::size_t p = 0; p < parts; ++p) load_transposed(x[k][p], in_[k][p], at);
       std::array<V, Held> y[NO][parts];
-      const auto walk = [&](auto late) MMREC_LAMBDA_INLINE {
+      // choose(the results of a step, the state before it)
+      const auto walk = [&](const auto& choose) MMREC_LAMBDA_INLINE {
         unroll<Held>([&](std::size_t number) MMREC_LAMBDA_INLINE {
           const std::size_t i = Direction < 0 ? Held - 1 - number : number;
           for (std::size_t p = 0; p < parts; ++p) {
             std::array<V, NI> now;
             for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][p][i];
-            [[maybe_unused]] const auto before = carry[p];
-            auto result = op.step(carry[p], now);
-            if constexpr (late()) result = op.value(before);
+            const auto before = carry[p];
+            const auto result = choose(op.step(carry[p], now), before);
             for (std::size_t k = 0; k < NO; ++k) y[k][p][i] = result[k];
           }
         });
       };
-      if (has_late<Op> && how.late)
-        walk(std::bool_constant<has_late<Op>>{});
-      else
-        walk(std::false_type{});
+      const auto in_time = [](const auto& result, const auto&)
+                               MMREC_LAMBDA_INLINE { return result; };
+      if constexpr (has_late<Op>) {
+        const auto late = [&](const auto&, const auto& before)
+                              MMREC_LAMBDA_INLINE { return op.value(before); };
+        how.late ? walk(late) : walk(in_time);
+      } else {
+        walk(in_time);
+      }
       for (std::size_t k = 0; k < NO; ++k) {
         if (Op::optional_outputs && !at_.out[k]) continue;
         for (std::size_t p = 0; p < parts; ++p) {
