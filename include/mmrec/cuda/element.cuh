@@ -104,10 +104,11 @@ auto rows_of(const view<E, 1>& v) {
   return rows_of(view<E, 2>{v.data_handle(), {1, v.extent(0)}, {0, 1}});
 }
 
-/// Elements [0, live) at p; the others are `absent`. A whole pack is one access, as a type of its
-/// own, which the compiler does not take apart.
+/// A pack as one access, of a type that the compiler does not take apart.
 template <class P>
 using whole_pack = std::conditional_t<sizeof(P) == 16, uint4, uint2>;
+
+/// Elements [0, live) at p; the others are `absent`. (Rows whose ends and alignment vary: rows.cuh.)
 template <class T, int N = pack_size<T>>
 __device__ __forceinline__ pack<std::remove_const_t<T>, N> load_pack(
     T* p, index_t live, bool aligned, const std::remove_const_t<T>& absent = {}) {

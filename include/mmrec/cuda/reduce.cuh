@@ -58,9 +58,9 @@ struct larger {
   }
 };
 
-/// The same value of another lane.
+/// The value of the lane whose number differs by the bit `distance`.
 template <class V>
-__device__ __forceinline__ V from_lane(const V& value, int distance) {
+__device__ __forceinline__ V from_partner(const V& value, int distance) {
   static_assert(sizeof(V) % 4 == 0);
   struct words {
     unsigned of[sizeof(V) / 4];
@@ -77,7 +77,7 @@ template <class V, class Op>
 __device__ __forceinline__ void all_reduce(const team& t, V& value, const Op& op) {
   const auto in_warp = [&](int lanes) {
     for (int distance = lanes / 2; distance > 0; distance /= 2)
-      value = op(value, from_lane(value, distance));
+      value = op(value, from_partner(value, distance));
   };
   if (t.threads <= 32) return in_warp(t.threads);
   in_warp(32);

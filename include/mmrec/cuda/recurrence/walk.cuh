@@ -60,6 +60,7 @@ auto kernel_with(int room) {
     if (room > Packs) return kernel_with<Steps, Blocks, Tiles, 2 * Packs>(room);
   return walk_kernel<Steps, Packs, Blocks, Tiles>;
 }
+/// The kernel for a plan whose weights are kept; a block has two tiles only where it can finish both.
 template <class Steps, int Blocks>
 auto kernel_of(const walk_plan& plan) {
   if constexpr (Blocks == 2 || 2 * Steps::units <= finish_units)
