@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over memory slots on the GPU: a block to a piece of the time of one head, K and V of
 // which it has in shared memory; all products on the tensor cores, in the accuracy of the arithmetic
-// type (recurrence/fragments.cuh). Read and written are q, o and P, once; a slot costs a product of
+// type (fragments.cuh). Read and written are q, o and P, once; a slot costs a product of
 // 2 flops for every element of these.
 //
 // Backward: a second kernel adds up what the pieces have of dK and dV. There are as many pieces as

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a warp of attention has in registers: 16 rows of up to 64 columns, as sums of the tensor cores
-// (recurrence/fragments.cuh), which are factors of the next product as they are.
+// (fragments.cuh), which are factors of the next product as they are.
 //
 // Where a column lies is free, as long as both factors agree: a lane has packs of neighbours, so
 // that rows move in accesses of 16 bytes and a result is a factor without a word to other lanes.
 #pragma once
 
-#include <mmrec/cuda/recurrence/fragments.cuh>
+#include <mmrec/cuda/fragments.cuh>
 
 namespace mmrec::cuda::kernels {
 

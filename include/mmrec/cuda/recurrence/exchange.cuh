@@ -7,7 +7,7 @@
 //               receiving block counts
 #pragma once
 
-#include <mmrec/cuda/recurrence/fragments.cuh>
+#include <mmrec/cuda/fragments.cuh>
 
 namespace mmrec::cuda::detail {
 

@@ -9,7 +9,7 @@
 // number. Double is taken as it is. Infinite factors give NaN.
 #pragma once
 
-#include <mmrec/cuda/recurrence/fragments.cuh>
+#include <mmrec/cuda/fragments.cuh>
 
 namespace mmrec::cuda::detail {
 

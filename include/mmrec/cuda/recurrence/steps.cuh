@@ -11,8 +11,8 @@
 // x and a begin as words that nobody has written (exchange.cuh); padding is zero.
 #pragma once
 
+#include <mmrec/cuda/fragments.cuh>
 #include <mmrec/cuda/recurrence/exchange.cuh>
-#include <mmrec/cuda/recurrence/fragments.cuh>
 #include <mmrec/recurrence_steps.hpp>
 
 namespace mmrec::cuda::detail {
