@@ -19,7 +19,8 @@ def number(row, key, form="{:.4f}"):
 
 
 def case(row):
-    keys = ("op", "element", "configuration", "batch", "time", "channel", "rows", "inputs", "outputs")
+    keys = ("op", "element", "configuration", "batch", "time", "channel", "rows", "inputs", "outputs",
+            "width", "detail")
     return tuple(row.get(key) for key in keys)
 
 
@@ -40,14 +41,21 @@ def main():
             print(f"{row['device']}, {row['multiprocessors']} multiprocessors\n")
             break
 
-    memory = [row for row in ours if "copy_ms" in row]
-    table(["call", "element", "shape", "layout", "ms", "of copy", "GB/s", "torch ms"],
-          [[row["op"], row["element"], shape(row), row.get("layout", "-").replace("_", "-"),
-            number(row, "ms"), number(row, "fraction", "{:.2f}"), number(row, "gb_per_s", "{:.0f}"),
-            number(peers.get((case(row), None)), "ms")] for row in memory])
+    def present(*hows):
+        return [how for how in hows if any(key[1] == how for key in peers)]
 
-    hows = [how for how in ("eager", "compile", "_addmm_activation")
-            if any(key[1] == how for key in peers)]
+    def peers_of(row, hows):
+        return [number(peers.get((case(row), how)), "ms") for how in hows]
+
+    memory = [row for row in ours if "copy_ms" in row]
+    hows = [None] + present("associative_scan", "CUB DeviceScan")
+    table(["call", "element", "shape", "layout", "ms", "of copy", "GB/s", "torch ms"] +
+          [f"{how} ms" for how in hows[1:]],
+          [[row["op"], row["element"], shape(row), row.get("layout", "-").replace("_", "-"),
+            number(row, "ms"), number(row, "fraction", "{:.2f}"), number(row, "gb_per_s", "{:.0f}")] +
+           peers_of(row, hows) for row in memory])
+
+    hows = present("eager", "compile", "_addmm_activation")
     products = [row for row in ours if "product_ms" in row]
     table(["call", "element", "shape", "ms", "of products", "TFLOP/s", "graph ms",
            "of products' graph"] + [f"torch {how} ms, graph ms" for how in hows],
@@ -57,10 +65,12 @@ def main():
            [", ".join(number(peers.get((case(row), how)), key) for key in ("ms", "graph_ms"))
             for how in hows] for row in products])
 
-    table(["pass", "element", "batch, time, D", "solver", "ms", "ns per step", "sweeps"],
+    hows = present("TorchScript", "GRU")
+    table(["pass", "element", "batch, time, D", "solver", "ms", "ns per step", "sweeps"] +
+          [f"{how} ms" for how in hows],
           [[row["op"], row["element"], shape(row),
             row["solver"] + (" (automatic)" if row["automatic"] else ""), number(row, "ms"),
-            number(row, "ns_per_step", "{:.0f}"), str(row["sweeps"])]
+            number(row, "ns_per_step", "{:.0f}"), str(row["sweeps"])] + peers_of(row, hows)
            for row in ours if "solver" in row])
 
 

@@ -8,8 +8,13 @@
 // library's choice, to see what another would have taken.
 // `fraction` is the median over the rounds of copy time / scan time: 1.0 means that the arithmetic
 // is free. A copy of the same bytes reads half of what a scan reads and writes together. For short
-// scans the launch counts: `against_launch` is scan time / (empty kernel + copy).
+// scans the launch counts: `against_launch` is scan time / (empty kernel + copy). Where one sequence
+// is all there is, CUB's DeviceScan (whose sums of floats may differ from run to run) is a peer.
 #include <mmrec/scan.hpp>
+
+#include <thrust/iterator/discard_iterator.h>
+#include <thrust/iterator/zip_iterator.h>
+#include <cub/device/device_scan.cuh>
 
 #include <algorithm>
 #include <cstdio>
@@ -17,6 +22,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "gpu_timing.hpp"
@@ -48,6 +54,26 @@ __global__ void fill(T* p, index_t n, float center, float spread, unsigned seed)
 struct shape {
   index_t batch, time, channel;
   bool time_last;
+};
+
+struct product {
+  __device__ float operator()(float x, float y) const { return x * y; }
+};
+struct sum {
+  __device__ float operator()(float x, float y) const { return x + y; }
+};
+struct sum_of_logs {
+  __device__ float operator()(float x, float y) const {
+    const float high = fmaxf(x, y);
+    return high + log1pf(__expf(fminf(x, y) - high));
+  }
+};
+struct linear_steps {
+  using step = thrust::tuple<float, float>;
+  __device__ step operator()(const step& x, const step& y) const {
+    return {thrust::get<0>(x) * thrust::get<0>(y),
+            thrust::get<0>(y) * thrust::get<1>(x) + thrust::get<1>(y)};
+  }
 };
 
 struct bench {
@@ -86,6 +112,28 @@ struct bench {
         s.time_last ? "time_last" : "channel_last", ms, copied, launch,
         static_cast<double>(bytes) / ms * 1e-6, static_cast<double>(2 * half) / copied * 1e-6,
         median(fractions), ms / (launch + copied));
+    std::fflush(stdout);
+  }
+
+  template <class In, class Out, class Op>
+  void device_scan(const char* name, const shape& s, In in, Out out, Op op) {
+    if (s.batch * s.channel != 1) return;
+    std::size_t bytes = 0;
+    require(cub::DeviceScan::InclusiveScan(nullptr, bytes, in, out, op, s.time));
+    void* scratch = nullptr;
+    require(cudaMalloc(&scratch, bytes));
+    const auto f = [&] {
+      require(cub::DeviceScan::InclusiveScan(scratch, bytes, in, out, op, s.time));
+    };
+    f();
+    std::vector<double> scans;
+    for (int round = 0; round < rounds; ++round) scans.push_back(time(f, 20));
+    require(cudaFree(scratch));
+    std::printf(
+        "{\"peer\": \"CUB %d\", \"how\": \"CUB DeviceScan\", \"op\": \"%s\", \"element\": "
+        "\"float\", "
+        "\"batch\": 1, \"time\": %lld, \"channel\": 1, \"ms\": %.5f}\n",
+        CUB_VERSION, name, static_cast<long long>(s.time), median(scans));
     std::fflush(stdout);
   }
 
@@ -133,6 +181,14 @@ struct bench {
     scan("logcumsumexp", s, 2, a, [&] { logcumsumexp(on, in(0), out(2)); });
     reset(-0.5f, 0.5f);
     scan("log_linear_scan", s, 3, a, [&] { log_linear_scan(on, in(0), in(1), out(2)); });
+    if constexpr (std::is_same_v<T, float>) {
+      reset(0.999f, 0.001f);
+      device_scan("cumprod", s, a[0], a[2], product{});
+      device_scan("cumsum", s, a[1], a[2], sum{});
+      device_scan("logcumsumexp", s, a[1], a[2], sum_of_logs{});
+      device_scan("linear_scan", s, thrust::make_zip_iterator(a[0], a[1]),
+                  thrust::make_zip_iterator(thrust::make_discard_iterator(), a[2]), linear_steps{});
+    }
     require(cudaFree(block));
   }
 };
@@ -149,12 +205,14 @@ int main(int argc, char** argv) {
     const char* const value = argv[i + 1];
     if (std::strcmp(argv[i], "--shapes") == 0) shapes = value;
     if (std::strcmp(argv[i], "--rounds") == 0) b.rounds = std::atoi(value);
-    if (std::strcmp(argv[i], "--warps") == 0) cuda::tuning().warps = std::atoi(value);
-    if (std::strcmp(argv[i], "--neighbours") == 0) cuda::tuning().neighbours = std::atoi(value);
-    if (std::strcmp(argv[i], "--across") == 0) cuda::tuning().across = std::atoi(value);
+    if (std::strcmp(argv[i], "--warps") == 0) mmrec::cuda::tuning().warps = std::atoi(value);
+    if (std::strcmp(argv[i], "--neighbours") == 0)
+      mmrec::cuda::tuning().neighbours = std::atoi(value);
+    if (std::strcmp(argv[i], "--across") == 0) mmrec::cuda::tuning().across = std::atoi(value);
     if (std::strcmp(argv[i], "--kernel") == 0)
-      cuda::tuning().kernel =
-          std::strcmp(value, "walk") == 0 ? cuda::scan_kernel::walk : cuda::scan_kernel::split;
+      mmrec::cuda::tuning().kernel = std::strcmp(value, "walk") == 0
+                                         ? mmrec::cuda::scan_kernel::walk
+                                         : mmrec::cuda::scan_kernel::split;
   }
   cudaDeviceProp device;
   if (cudaGetDeviceProperties(&device, 0) != cudaSuccess) {

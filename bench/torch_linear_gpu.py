@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch's linear layers and perceptrons at the shapes of linear_gpu.cu, as the same JSON lines:
 eager, compiled, torch._addmm_activation, and each of the first two replayed from a CUDA graph."""
-import json
-
 import torch
 from torch.nn import functional as F
+
+from support.torch_gpu import milliseconds, report, uniform
 
 SHAPES = [(32, 256, 512), (128, 512, 512), (512, 1024, 1024), (1024, 2048, 2048),
           (4096, 4096, 4096), (8192, 2048, 8192)]
@@ -13,27 +13,8 @@ SHAPES = [(32, 256, 512), (128, 512, 512), (512, 1024, 1024), (1024, 2048, 2048)
 PERCEPTRONS = [(784, 256, 2, 10, 64), (784, 256, 2, 10, 256), (512, 512, 3, 128, 128),
                (784, 512, 3, 128, 256), (1024, 512, 4, 256, 256), (784, 2048, 4, 1000, 512),
                (784, 2048, 4, 1000, 1024), (2048, 2048, 4, 1000, 1024), (1024, 4096, 6, 1000, 512)]
-LARGE_MS, WARM_UP_MS = 0.1, 200
 MODES = {"float": (torch.float32, False), "tf32": (torch.float32, True),
          "bfloat16": (torch.bfloat16, False)}
-
-
-def milliseconds(function, rounds=20):
-    def timed(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(repeats):
-            function()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / repeats
-
-    timed(3)
-    once = timed(3)
-    repeats = min(200, max(1, int(2 / once)))
-    if once >= LARGE_MS:  # to the speed that the power allows, as in linear_gpu.cu
-        timed(int(WARM_UP_MS / once))
-    return sorted(timed(repeats) for _ in range(rounds))[rounds // 2]
 
 
 def replayed(function):
@@ -50,15 +31,14 @@ def replayed(function):
     return graph.replay
 
 
-def report(case, call, graphed=True):
-    row = {"peer": f"torch {torch.__version__}", **case, "ms": milliseconds(call)}
-    if graphed:
-        try:
-            row["graph_ms"] = milliseconds(replayed(call))
-        except RuntimeError as error:
-            torch.cuda.synchronize()
-            row["graph_error"] = str(error).splitlines()[0]
-    print(json.dumps(row), flush=True)
+def measure(case, call):
+    ms, graph = milliseconds(call), {}
+    try:
+        graph["graph_ms"] = milliseconds(replayed(call))
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        graph["graph_error"] = str(error).splitlines()[0]
+    report(case, ms, **graph)
 
 
 def training(forward, leaves, gradient):
@@ -67,12 +47,6 @@ def training(forward, leaves, gradient):
             leaf.grad = None
         forward().backward(gradient)
     return step
-
-
-def uniform(size, *shape, dtype):
-    """In (-size, size), every bit of the mantissa random, as linear_gpu.cu has it: a large product
-    runs as fast as the power allows, which depends on the bits (torch.rand in bfloat16 leaves most 0)."""
-    return (size * (2 * torch.rand(shape, device="cuda") - 1)).to(dtype)
 
 
 def layers(element, dtype):
@@ -90,10 +64,10 @@ def layers(element, dtype):
                               ("compile", lambda: compiled(x, w, b)),
                               ("_addmm_activation",
                                lambda: torch._addmm_activation(b, x, w.t(), use_gelu=False))):
-                report({"op": "linear_relu", "how": how, **case}, call)
+                measure({"op": "linear_relu", "how": how, **case}, call)
         leaves = [t.requires_grad_() for t in (x, w, b)]
         for how, function in (("eager", layer), ("compile", compiled)):
-            report({"op": "linear_relu_train", "how": how, **case},
+            measure({"op": "linear_relu_train", "how": how, **case},
                    training(lambda f=function: f(x, w, b), leaves, g))
 
 
@@ -108,8 +82,8 @@ def perceptrons(element, dtype):
         for how, function in (("eager", model), ("compile", torch.compile(model))):
             case = {"how": how, "element": element, "configuration": number}
             with torch.no_grad():
-                report({"op": "mlp", **case}, lambda f=function: f(x))
-            report({"op": "mlp_train", **case},
+                measure({"op": "mlp", **case}, lambda f=function: f(x))
+            measure({"op": "mlp_train", **case},
                    training(lambda f=function: f(x), list(model.parameters()), g))
         torch._dynamo.reset()
 
