@@ -11,6 +11,7 @@
 // longer row is read again for it.
 #pragma once
 
+#include <mmrec/cuda/exponential_sum.cuh>
 #include <mmrec/cuda/ids.cuh>
 #include <mmrec/cuda/rows_ahead.cuh>
 #include <mmrec/loss.hpp>
@@ -39,43 +40,6 @@ __global__ void __launch_bounds__(count_block)
   counts[blockIdx.x] = mine;
   if (blockIdx.x == 0) *finished = 0;
 }
-
-/// Of some logits the largest, and the sum of exponentials relative to it.
-template <class Acc>
-struct exponential_sum {
-  static constexpr Acc nothing = -std::numeric_limits<Acc>::infinity();
-  Acc largest = nothing, total = 0;
-
-  /// exp(x - largest), where -inf - -inf counts as -inf.
-  __device__ __forceinline__ Acc relative(Acc x) const {
-    return math::exp_minus((largest == nothing ? Acc(0) : largest) - x);
-  }
-  /// The same bits in either order. A NaN is in the totals only.
-  __device__ __forceinline__ exponential_sum operator+(const exponential_sum& other) const {
-    exponential_sum both{max(largest, other.largest)};
-    both.total = math::fused<Acc>::product(total, both.relative(largest)) +
-                 math::fused<Acc>::product(other.total, both.relative(other.largest));
-    return both;
-  }
-  template <int Count, class T>
-  __device__ __forceinline__ void add(const packed<T> (&packs)[Count]) {
-    Acc v[packed<T>::size];
-    const Acc before = largest;
-#pragma unroll
-    for (const auto& x : packs) {
-      x.widen_to(v);
-#pragma unroll
-      for (const Acc e : v) largest = max(largest, e);
-    }
-    total *= relative(before);
-#pragma unroll
-    for (const auto& x : packs) {
-      x.widen_to(v);
-#pragma unroll
-      for (const Acc e : v) total += relative(e);
-    }
-  }
-};
 
 template <class T, class Id>
 struct loss_arrays {
@@ -107,11 +71,12 @@ struct loss_arrays {
   }
 };
 
-/// `depth` (1 or 2) rows of a team are in shared memory, up to `held` words of each.
+/// `depth` (1 or 2) rows of a team are in shared memory, up to `held` words of each. Whole: all
+/// words of all rows are there, without elements of others.
 template <class T, class Id>
 __global__ void __launch_bounds__(max_team, 2)
     cross_entropy_kernel(const __grid_constant__ loss_arrays<T, Id> a, team_shape shape, int depth,
-                         int held) {
+                         int held, bool whole) {
   using Acc = accumulator_t<T>;
   using sums = exponential_sum<Acc>;
   constexpr int size = packed<T>::size, each = loss_packs;
@@ -150,12 +115,20 @@ __global__ void __launch_bounds__(max_team, 2)
     const Id later = a.target(i + 3 * stride);
     const auto words = a.words_of(i, ids[0]),
                next = a.words_of(i + depth * stride, depth == 1 ? ids[1] : ids[2]);
-    const bool counts = words.bytes > 0;
+    const bool counts = words.count > 0;
     const index_t target = counts ? static_cast<index_t>(ids[0]) : -1;
     packed<T>* const here = room + turn * held;
-    const auto word = [&](int w) { return w < held ? here[w] : words.read(w); };
-    const auto ask_for_next = [&](int w) {
-      if (w < held) next.ask(here + w, w);
+    const auto word = [&](int w, auto is_whole) {
+      return is_whole || w < held ? here[w] : words.read(w);
+    };
+    const auto ask_for_next = [&](int w, auto is_whole) {
+      if (is_whole || w < held) next.template ask<is_whole>(here + w, w);
+    };
+    const auto either = [&](const auto& f) {
+      if (whole)
+        f(std::true_type{});
+      else
+        f(std::false_type{});
     };
     if (depth == 1)
       wait_for_groups<0>();
@@ -171,29 +144,33 @@ __global__ void __launch_bounds__(max_team, 2)
     if (meets) {
       const index_t e = target + words.phase;
       at_target = widen<Acc>(e / size < held ? reinterpret_cast<const T*>(here)[e]
-                                             : reinterpret_cast<const T*>(words.first)[e]);
+                                               : reinterpret_cast<const T*>(words.first)[e]);
     }
     sums sum;
     const bool at_once = !a.dlogits && words.phase == 0;  // nobody else needs the words
     if (counts)
-      for (int q = t.rank; q < packs; q += each * t.threads) {
-        packed<T> x[each];
+      either([&](auto is_whole) {
+        for (int q = t.rank; q < packs; q += each * t.threads) {
+          packed<T> x[each];
 #pragma unroll
-        for (int k = 0; k < each; ++k) {
-          x[k] = absent;
-          const int p = q + k * t.threads;
-          if (p >= packs) continue;
-          x[k] = word(p);
-          if (words.phase > 0) x[k] = joined(x[k], word(p + 1), words.phase);
-          if (const index_t left = a.classes - index_t{p} * size; left < size) {
+          for (int k = 0; k < each; ++k) {
+            x[k] = absent;
+            const int p = q + k * t.threads;
+            if (p >= packs) continue;
+            x[k] = word(p, is_whole);
+            if constexpr (!is_whole) {
+              if (words.phase > 0) x[k] = joined(x[k], word(p + 1, is_whole), words.phase);
+              if (p == packs - 1) {
 #pragma unroll
-            for (int e = 0; e < size; ++e)
-              if (e >= left) x[k].set(e, absent[e]);
+                for (int e = 0; e < size; ++e)
+                  if (index_t{p} * size + e >= a.classes) x[k].set(e, absent[e]);
+              }
+            }
+            if (at_once) ask_for_next(p, is_whole);
           }
-          if (at_once) ask_for_next(p);
+          sum.add(x);
         }
-        sum.add(x);
-      }
+      });
     all_reduce(t, sum, plus{});
     // Only -inf, or +inf among them: NaN, as in exp(x - largest).
     if (!(math::abs(sum.largest) < math::infinity<Acc>()))
@@ -211,34 +188,40 @@ __global__ void __launch_bounds__(max_team, 2)
       const int there = static_cast<int>((a.classes + phase + size - 1) / size);
       const Acc share = share_of_row, normal = share / sum.total;
       if (counts) asked = there;
-      for (int q = t.rank; q < there; q += each * t.threads) {
+      either([&](auto is_whole) {
+        for (int q = t.rank; q < there; q += each * t.threads) {
 #pragma unroll
-        for (int k = 0; k < each; ++k) {
-          const int w = q + k * t.threads;
-          if (w >= there) break;
-          Acc v[size] = {};
-          const index_t begin = index_t{w} * size - phase, at = target - begin;
-          if (counts) {
-            const auto x = word(w);
-            ask_for_next(w);
-            x.widen_to(v);
+          for (int k = 0; k < each; ++k) {
+            const int w = q + k * t.threads;
+            if (w >= there) break;
+            Acc v[size] = {};
+            const index_t begin = index_t{w} * size - phase, at = target - begin;
+            if (counts) {
+              const auto x = word(w, is_whole);
+              ask_for_next(w, is_whole);
+              x.widen_to(v);
 #pragma unroll
-            for (Acc& e : v) e = sum.relative(e) * normal;
-            if (at >= 0 && at < size) {
+              for (Acc& e : v) e = sum.relative(e) * normal;
+              if (at >= 0 && at < size) {
 #pragma unroll
-              for (int e = 0; e < size; ++e) v[e] -= e == at ? share : Acc(0);
+                for (int e = 0; e < size; ++e) v[e] -= e == at ? share : Acc(0);
+              }
             }
+            const auto result = packed<T>::narrowed(v);
+            if constexpr (is_whole)
+              store_aligned(d + begin, result);
+            else
+              store_pack(stretch<T>{d + begin, w == 0 ? phase : 0,
+                                    static_cast<int>(min(a.classes - begin, index_t{size}))},
+                         0, result);
           }
-          store_pack(stretch<T>{d + begin, w == 0 ? phase : 0,
-                                static_cast<int>(min(a.classes - begin, index_t{size}))},
-                     0, packed<T>::narrowed(v));
         }
-      }
+      });
     }
     if (asked == 0) {
-      for (int w = t.rank; w <= packs; w += t.threads) ask_for_next(w);
-    } else if (asked == packs && (packs & (t.threads - 1)) == t.rank) {
-      ask_for_next(packs);
+      for (int w = t.rank; w <= packs; w += t.threads) ask_for_next(w, std::false_type{});
+    } else if (!whole && asked == packs && (packs & (t.threads - 1)) == t.rank) {
+      ask_for_next(packs, std::false_type{});
     }
     end_group();
     ids[0] = ids[1], ids[1] = ids[2], ids[2] = later;
@@ -289,6 +272,8 @@ void cross_entropy_rows(const backend::cuda& backend, const view<const T, 2>& lo
   const auto most = static_cast<index_t>(cuda::current_device(function).shared_bytes - 8192) / 16;
   const bool two = 2 * 16 * words <= index_t{k::loss_bytes_for_thread} * shape.threads;
   const int depth = two ? 2 : 1, held = static_cast<int>(two ? words : std::min(words, most));
+  const bool whole = held == words && cuda::whole_rows(logits) &&
+                     (!options.dlogits || cuda::whole_rows(options.dlogits));
   const index_t counters =
       std::min(index_t{k::count_blocks}, (rows + k::count_block - 1) / k::count_block);
   const cuda::stream_scratch scratch(backend, function,
@@ -308,7 +293,7 @@ void cross_entropy_rows(const backend::cuda& backend, const view<const T, 2>& lo
                k::loss_arrays<S, Id>{cuda::rows_of(logits), ids, cuda::rows_of(options.dlogits),
                                      rows, classes, options.ignore, options.scale, counts,
                                      static_cast<int>(counters), finished, losses, mean},
-               shape, depth, held);
+               shape, depth, held, whole);
 }
 
 /// Waits for the stream.

@@ -14,33 +14,40 @@ namespace mmrec::cuda {
 template <class T>
 struct row_words {
   const packed<T>* first = nullptr;
-  index_t bytes = 0;  // to the end of the row
-  int phase = 0;      // elements in front of it
+  int count = 0;
+  int last = 16;  // bytes of the last one that are the row's or in front of it
+  int phase = 0;  // elements in front of the row
 
   row_words() = default;
   __device__ row_words(const T* row, index_t n) : phase(phase_of(row)) {
     first = reinterpret_cast<const packed<T>*>(row - phase);
-    bytes = n > 0 ? (n + phase) * static_cast<index_t>(sizeof(T)) : 0;
+    if (n == 0) return;
+    const index_t bytes = (n + phase) * static_cast<index_t>(sizeof(T));
+    count = static_cast<int>((bytes + 15) / 16);
+    last = static_cast<int>(bytes - 16 * index_t{count - 1});
   }
-  __device__ index_t count() const { return (bytes + 15) / 16; }
 
-  /// Word w of the row, on its way to *to.
-  __device__ __forceinline__ void ask(packed<T>* to, index_t w) const {
-    const index_t left = bytes - 16 * w;
-    if (left <= 0) return;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :
-                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(first + w),
-                   "r"(left < 16 ? static_cast<int>(left) : 16)
-                 : "memory");
+  /// Word w of the row, if there is one, on its way to *to. Whole: as in every row.
+  template <bool Whole = false>
+  __device__ __forceinline__ void ask(packed<T>* to, int w) const {
+    if (w >= count) return;
+    const auto at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    if (Whole || w + 1 < count || last == 16)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                   :
+                   : "r"(at), "l"(first + w)
+                   : "memory");
+    else
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                   :
+                   : "r"(at), "l"(first + w), "r"(last)
+                   : "memory");
   }
   /// Word w, right away.
-  __device__ __forceinline__ packed<T> read(index_t w) const {
-    const index_t left = bytes - 16 * w;
-    if (left >= 16) return load_aligned(reinterpret_cast<const T*>(first + w));
-    return load_edge(stretch<const T>{reinterpret_cast<const T*>(first + w), 0,
-                                      static_cast<int>(max(left, index_t{0}) / sizeof(T))},
-                     0, packed<T>{});
+  __device__ __forceinline__ packed<T> read(int w) const {
+    const T* const from = reinterpret_cast<const T*>(first + w);
+    if (w + 1 < count || last == 16) return load_aligned(from);
+    return load_edge(stretch<const T>{from, 0, last / static_cast<int>(sizeof(T))}, 0, packed<T>{});
   }
 };
 
