@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(max_team, 2)
     if (meets) {
       const index_t e = target + words.phase;
       at_target = widen<Acc>(e / size < held ? reinterpret_cast<const T*>(here)[e]
-                                               : reinterpret_cast<const T*>(words.first)[e]);
+                                             : reinterpret_cast<const T*>(words.first)[e]);
     }
     sums sum;
     const bool at_once = !a.dlogits && words.phase == 0;  // nobody else needs the words
