@@ -195,6 +195,30 @@ MMREC_HD_INLINE V sqrt(const V& v) {
   using std::sqrt;
   return sqrt(v);
 }
+/// sqrt(v) and n / by within two units in the last place: on the device without the branches that
+/// exact rounding takes, around which nothing is reordered.
+template <class V>
+MMREC_HD_INLINE V near_sqrt(const V& v) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<V, float>) {
+    float r;
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
+  }
+#endif
+  return math::sqrt(v);
+}
+template <class V>
+MMREC_HD_INLINE V near_quotient(const V& n, const V& by) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<V, float>) {
+    float q;
+    asm("div.full.f32 %0, %1, %2;" : "=f"(q) : "f"(n), "f"(by));
+    return q;
+  }
+#endif
+  return n / by;
+}
 template <class V>
 MMREC_HD_INLINE V abs(const V& v) {
   using std::abs;

@@ -92,7 +92,8 @@ struct adamw_update {
     const V gradient = g0 * V(gradient_scale);
     const V m1 = m0 * V(beta1) + gradient * V(rest1);
     const V v1 = v0 * V(beta2) + gradient * gradient * V(rest2);
-    const V direction = m1 * V(correction1) / (math::sqrt(v1 * V(correction2)) + V(epsilon));
+    const V direction =
+        math::near_quotient(m1 * V(correction1), math::near_sqrt(v1 * V(correction2)) + V(epsilon));
     return {w0 - V(rate) * (direction + V(decay) * w0), m1, v1};
   }
 };

@@ -49,14 +49,13 @@ struct transform_work<F, AccType, std::tuple<Out...>, std::tuple<In...>> {
 };
 
 /// Where a group's first element is.
-template <int Axes>
+template <int Axes, int E>
 struct transform_place {
   index_t at[Axes];
   int live;  // elements of the group that exist
 
-  template <class W, int E>
-  __device__ __forceinline__ static transform_place of(const W& w, index_t group,
-                                                       std::integral_constant<int, E>) {
+  template <class W>
+  __device__ __forceinline__ static transform_place of(const W& w, index_t group) {
     transform_place p{};
     if (group >= w.groups) return p;
     index_t row = 0, column = group;
@@ -80,9 +79,10 @@ struct transform_place {
   }
   template <class W>
   __device__ __forceinline__ index_t offset(const W& w, int operand) const {
-    index_t o = 0;
+    const index_t inner = w.stride[operand][W::axes - 1];  // 0 or 1 where groups are of several
+    index_t o = E == 1 ? at[Axes - 1] * inner : inner == 0 ? 0 : at[Axes - 1];
 #pragma unroll
-    for (int axis = 0; axis < Axes; ++axis)
+    for (int axis = 0; axis + 1 < Axes; ++axis)
       o += at[axis] * w.stride[operand][W::axes - Axes + axis];
     return o;
   }
@@ -141,8 +141,8 @@ __device__ __forceinline__ void store_group(T* p, const Acc (&y)[E], int live) {
 template <int E, int Axes, class W>
 __global__ void __launch_bounds__(transform_threads) transform_groups(const __grid_constant__ W w) {
   using Acc = typename W::Acc;
-  const auto place = transform_place<Axes>::of(
-      w, index_t(blockIdx.x) * transform_threads + threadIdx.x, std::integral_constant<int, E>{});
+  const auto place =
+      transform_place<Axes, E>::of(w, index_t(blockIdx.x) * transform_threads + threadIdx.x);
   if (place.live == 0) return;
   Acc x[W::NI + 1][E];
   const auto raw = [&]<std::size_t... K>(std::index_sequence<K...>) {
