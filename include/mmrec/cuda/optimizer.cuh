@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gradient norm on the GPU, with the sums of every other backend: 16 threads are a block's
-// interleaved sums, then one block of 256 threads adds the blocks' sums. Budget: one reading of the
-// gradient.
+// interleaved sums, or 8 of two each where elements are of 16 bits; then one block of 256 threads
+// adds the blocks' sums. Budget: one reading of the gradient.
 #pragma once
 
 #include <mmrec/cuda/element.cuh>
@@ -13,22 +13,39 @@ namespace cuda::detail {
 
 inline constexpr int norm_threads = mmrec::detail::norm_block_lanes;
 
-template <class S>
+/// A thread has `Each` neighbouring sums of a block, the squares of which it reads at once.
+template <int Each, class S>
 __global__ void __launch_bounds__(norm_threads)
     square_blocks(const S* g, index_t n, index_t blocks, double* sums) {
-  constexpr int lanes = mmrec::detail::norm_lanes;
+  constexpr int lanes = mmrec::detail::norm_lanes, threads = lanes / Each;
   constexpr index_t size = mmrec::detail::norm_block;
-  const int lane = int(threadIdx.x) % lanes;
-  const index_t block = (index_t(blockIdx.x) * norm_threads + threadIdx.x) / lanes;
-  const index_t begin = block * size, end = begin + size < n ? begin + size : n;
-  double sum = 0;
-#pragma unroll 8
-  for (index_t i = begin + lane; i < end; i += lanes) {
-    const double value = widen<accumulator_t<S>>(g[i]);
-    sum += math::product(value, value);
+  using group = pack<S, Each>;
+  const int lane = int(threadIdx.x) % threads;
+  const index_t block = (index_t(blockIdx.x) * norm_threads + threadIdx.x) / threads;
+  const index_t begin = block * size, end = min(begin + size, n);
+  double sum[Each] = {};
+  const auto add = [&](int e, const S& x) {
+    const double value = widen<accumulator_t<S>>(x);
+    if constexpr (sizeof(S) < sizeof(double))
+      sum[e] = math::multiply_add(value, value, sum[e]);  // the square is exact
+    else
+      sum[e] += math::product(value, value);
+  };
+  index_t i = begin + lane * Each;
+#pragma unroll 16
+  for (; i + Each <= end; i += lanes) {
+    const auto x = *reinterpret_cast<const group*>(g + i);
+#pragma unroll
+    for (int e = 0; e < Each; ++e) add(e, x.element[e]);
   }
+#pragma unroll
+  for (int e = 0; e + 1 < Each; ++e)
+    if (i + e < end) add(e, g[i + e]);
   double total = 0;
-  for (int from = 0; from < lanes; ++from) total += __shfl_sync(0xffffffffu, sum, from, lanes);
+  for (int from = 0; from < threads; ++from) {
+#pragma unroll
+    for (int e = 0; e < Each; ++e) total += __shfl_sync(all_lanes, sum[e], from, threads);
+  }
   if (lane == 0 && block < blocks) sums[block] = total;
 }
 
@@ -52,13 +69,19 @@ __global__ void __launch_bounds__(Threads)
 template <class S>
 void enqueue_clip(const backend::cuda& on, const char* function, const view<const S, 1>& g,
                   double limit, gradient_clip* to) {
-  constexpr index_t per_launch_block = norm_threads / mmrec::detail::norm_lanes;
   const index_t blocks = mmrec::detail::norm_blocks(g.size());
   const stream_scratch memory(on, function, static_cast<std::size_t>(blocks) * sizeof(double));
   auto* const sums = reinterpret_cast<double*>(memory.data());
-  if (blocks > 0)
-    launch(on, function, {(blocks + per_launch_block - 1) / per_launch_block, norm_threads, 0},
-           square_blocks<S>, g.data_handle(), g.size(), blocks, sums);
+  const auto add_squares = [&](auto each) {
+    constexpr index_t in_launch = norm_threads * each / mmrec::detail::norm_lanes;
+    launch(on, function, {(blocks + in_launch - 1) / in_launch, norm_threads, 0},
+           square_blocks<each, S>, g.data_handle(), g.size(), blocks, sums);
+  };
+  if (constexpr int together = sizeof(S) == 2 ? 2 : 1;
+      blocks > 0 && reinterpret_cast<std::uintptr_t>(g.data_handle()) % (together * sizeof(S)) == 0)
+    add_squares(std::integral_constant<int, together>{});
+  else if (blocks > 0)
+    add_squares(std::integral_constant<int, 1>{});
   launch(on, function, {1, norm_threads, 0}, clip_from_blocks<norm_threads>,
          static_cast<const double*>(sums), blocks, limit, to);
 }
