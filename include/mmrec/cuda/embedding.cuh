@@ -52,7 +52,7 @@ __device__ __forceinline__ void load_rows(packed<T> (&to)[Count], const T* const
   }
 #pragma unroll
   for (int k = 0; k < Count; ++k)
-    if (from[k]) to[k] = load_edge(row_stretch(from[k], n), static_cast<int>(j), packed<T>{});
+    if (from[k]) to[k] = load_edge(span_of_row(from[k], n), static_cast<int>(j), packed<T>{});
 }
 
 template <class T, class Id>
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(row_block, 4)
 #pragma unroll
     for (int k = 0; k < gathered; ++k)
       if (const index_t i = first + k * in_block; i < rows)
-        store_pack(row_stretch(y.row(i), n), static_cast<int>(j), x[k]);
+        store_pack(span_of_row(y.row(i), n), static_cast<int>(j), x[k]);
   }
 }
 
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(row_block, 3)
   for (int k = static_cast<int>(threadIdx.x) / threads; k < count;
        k += static_cast<int>(blockDim.x) / threads) {
     const row_piece piece = pieces[k];
-    const auto to = row_stretch(dtable.row(piece.id), n);
+    const auto to = span_of_row(dtable.row(piece.id), n);
     for (index_t j = index_t{rank} * size; j < n; j += index_t{threads} * size) {
       const T* const place[1] = {piece.alone ? to.data : nullptr};
       packed<T> before[1];

@@ -211,8 +211,8 @@ __global__ void __launch_bounds__(max_team, 2)
             if constexpr (is_whole)
               store_aligned(d + begin, result);
             else
-              store_pack(stretch<T>{d + begin, w == 0 ? phase : 0,
-                                    static_cast<int>(min(a.classes - begin, index_t{size}))},
+              store_pack(row_span<T>{d + begin, w == 0 ? phase : 0,
+                                     static_cast<int>(min(a.classes - begin, index_t{size}))},
                          0, result);
           }
         }

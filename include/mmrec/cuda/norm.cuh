@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(max_team, 2)
   index_t piece = 0;
   packed<T> xs[kept], ws[kept];
   const auto load = [&] {
-    load_packs(xs, stretch<const T>::of(x.row(row), there, piece, length), first, step);
-    load_packs(ws, stretch<const T>::of(w.data, there, piece, length), first, step);
+    load_packs(xs, row_span<const T>::of(x.row(row), there, piece, length), first, step);
+    load_packs(ws, row_span<const T>::of(w.data, there, piece, length), first, step);
   };
   Acc squares = 0;
   for (;;) {
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(max_team, 2)
   all_reduce(t, squares, plus{});
   const Acc inverse = mmrec::detail::rms_scale(squares, n, options).inverse;
   for (;;) {
-    const auto to = stretch<T>::of(y.row(row), there, piece, length);
+    const auto to = row_span<T>::of(y.row(row), there, piece, length);
 #pragma unroll
     for (int k = 0; k < kept; ++k) {
       const int j = first + k * step;
@@ -87,12 +87,12 @@ __global__ void __launch_bounds__(max_team)
   Acc sums[kept][size] = {};
   index_t piece = 0;
   packed<T> ws[kept], xs[kept], gs[kept];
-  load_packs(ws, stretch<const T>::of(a.w.data, n, 0, length), from, step);
+  load_packs(ws, row_span<const T>::of(a.w.data, n, 0, length), from, step);
   const index_t start = static_cast<index_t>(blockIdx.x) * teams;
   for (index_t first = start; first < rows; first += static_cast<index_t>(gridDim.x) * teams) {
     const index_t i = first + t.number, there = i < rows ? n : 0, row = i < rows ? i : 0;
     const auto load_from = [&](packed<T>(&to)[kept], const T* data) {
-      load_packs(to, stretch<const T>::of(data, there, piece, length), from, step);
+      load_packs(to, row_span<const T>::of(data, there, piece, length), from, step);
     };
     const auto load = [&] {
       load_from(xs, a.x.row(row));
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(max_team)
     for (;;) {
       packed<T> past[kept];
       if (a.residual) load_from(past, a.residual.row(row));
-      const auto to = stretch<T>::of(a.dx.row(row), there, piece, length);
+      const auto to = row_span<T>::of(a.dx.row(row), there, piece, length);
 #pragma unroll
       for (int k = 0; k < kept; ++k) {
         const int j = from + k * step;

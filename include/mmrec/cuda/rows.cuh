@@ -119,12 +119,12 @@ __device__ __forceinline__ void store_aligned(T* p, const packed<T>& x) {
 
 /// A piece of a row: elements [begin, end) from `data` on, of which `begin` is less than a pack.
 template <class T>
-struct stretch {
+struct row_span {
   T* data;
   int begin, end;
 
   /// At most `length` elements, from element `first` of a row of n on.
-  static __device__ __forceinline__ stretch of(T* row, index_t n, index_t first, int length) {
+  static __device__ __forceinline__ row_span of(T* row, index_t n, index_t first, int length) {
     return {row + first, 0, static_cast<int>(min(max(n - first, index_t{0}), index_t{length}))};
   }
   __device__ __forceinline__ bool has(int j) const { return j >= begin && j < end; }
@@ -133,14 +133,14 @@ struct stretch {
 /// Elements [j, j + size), one by one; those that are not there are `absent`. Not inlined: a row has
 /// an end or two, and the place of the code would be in every loop.
 template <class T>
-__device__ __noinline__ packed<T> load_edge(stretch<const T> from, int j, packed<T> absent) {
+__device__ __noinline__ packed<T> load_edge(row_span<const T> from, int j, packed<T> absent) {
 #pragma unroll
   for (int e = 0; e < packed<T>::size; ++e)
     if (from.has(j + e)) absent.set(e, from.data[j + e]);
   return absent;
 }
 template <class T>
-__device__ __noinline__ void store_edge(stretch<T> to, int j, packed<T> x) {
+__device__ __noinline__ void store_edge(row_span<T> to, int j, packed<T> x) {
 #pragma unroll
   for (int e = 0; e < packed<T>::size; ++e)
     if (to.has(j + e)) to.data[j + e] = x[e];
@@ -149,7 +149,7 @@ __device__ __noinline__ void store_edge(stretch<T> to, int j, packed<T> x) {
 /// Packs: the one from element `first` on, and every `step` elements another. What is not there is
 /// `absent`. All are asked for before any is used, so that they come together.
 template <int Count, class T, class E>
-__device__ __forceinline__ void load_packs(packed<T> (&to)[Count], const stretch<E>& from,
+__device__ __forceinline__ void load_packs(packed<T> (&to)[Count], const row_span<E>& from,
                                            int first, int step, const packed<T>& absent = {}) {
   constexpr int size = packed<T>::size;
   const int phase = phase_of(from.data);
@@ -182,7 +182,7 @@ __device__ __forceinline__ void load_packs(packed<T> (&to)[Count], const stretch
       if (inside(j)) {
         if (phase > 0) to[k] = joined(to[k], next[k - begin], phase);
       } else if (j < from.end) {
-        to[k] = load_edge(stretch<const T>{from.data, from.begin, from.end}, j, absent);
+        to[k] = load_edge(row_span<const T>{from.data, from.begin, from.end}, j, absent);
       }
     }
   }
@@ -190,7 +190,7 @@ __device__ __forceinline__ void load_packs(packed<T> (&to)[Count], const stretch
 
 /// Elements [j, j + size), those that are there.
 template <class T>
-__device__ __forceinline__ void store_pack(const stretch<T>& to, int j, const packed<T>& x) {
+__device__ __forceinline__ void store_pack(const row_span<T>& to, int j, const packed<T>& x) {
   if (phase_of(to.data) == 0 && j >= to.begin && j + packed<T>::size <= to.end)
     store_aligned(to.data + j, x);
   else
@@ -199,7 +199,7 @@ __device__ __forceinline__ void store_pack(const stretch<T>& to, int j, const pa
 
 /// A whole row of n elements.
 template <class T>
-__device__ __forceinline__ stretch<T> row_stretch(T* row, index_t n) {
+__device__ __forceinline__ row_span<T> span_of_row(T* row, index_t n) {
   return {row, 0, static_cast<int>(n)};
 }
 

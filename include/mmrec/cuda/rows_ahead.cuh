@@ -47,7 +47,8 @@ struct row_words {
   __device__ __forceinline__ packed<T> read(int w) const {
     const T* const from = reinterpret_cast<const T*>(first + w);
     if (w + 1 < count || last == 16) return load_aligned(from);
-    return load_edge(stretch<const T>{from, 0, last / static_cast<int>(sizeof(T))}, 0, packed<T>{});
+    return load_edge(row_span<const T>{from, 0, last / static_cast<int>(sizeof(T))}, 0,
+                     packed<T>{});
   }
 };
 
