@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products with weights that a warp keeps in registers (walk_kernel.cuh).
 //
-// In float every factor is the sum of two numbers of 16 bits (binary16), and the product three
-// products of theirs: the digits of two TF32 numbers (fragments.cuh) in half of the registers and
-// half of the instructions. Their range is short, so each row of the weights and each column is
-// scaled by a power of two to its own largest element; one that is 2^17 times smaller than that
-// begins to lose digits, none loses more than 2^-39 of the largest. A factor that has 16 bits is one
-// number. Double is taken as it is. Infinite factors give NaN.
+// The tensor cores take numbers of 16 bits in half of the registers and half of the instructions that
+// TF32 numbers (fragments.cuh) need.
+//
+//   float      two digits in binary16, three products. Their range is short, so each row of the
+//              weights and each column is scaled by a power of two to its own largest element; one
+//              that is 2^17 times smaller than that begins to lose digits, none loses more than
+//              2^-39 of the largest
+//   binary16   the same, but the weights are one digit: two products
+//   bfloat16   the weights are one digit, columns three, exactly and in the range of float: three
+//              products, and no wait for the largest
+//   double     as it is
+//
+// Infinite factors give NaN.
 #pragma once
 
 #include <mmrec/cuda/fragments.cuh>
 
 namespace mmrec::cuda::detail {
+
+using stored_bfloat16 = stored16<format::bfloat16>;
 
 /// Brings the largest of some numbers into [2^14, 2^15), and back.
 struct binary_scale {
@@ -60,22 +69,44 @@ __device__ __forceinline__ void half_product(fragment_sum<float>& sum, const std
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/// The rows of a tile: upper(k) and lower(k) are a lane's packs.
-template <class Acc, bool Narrow, int Packs, bool Halves>
-struct kept_rows {
-  row_fragment<Acc, Narrow> of[Packs];
-  template <class Upper, class Lower>
-  __device__ __forceinline__ void keep(const Upper& upper, const Lower& lower) {
-#pragma unroll
-    for (int k = 0; k < Packs; ++k) of[k] = {upper(k), lower(k)};
-  }
+/// Likewise the leading eight bits of both; what is left stays in a and b.
+__device__ __forceinline__ std::uint32_t split_bfloat16(float& a, float& b) {
+  const auto bits_a = std::bit_cast<std::uint32_t>(a), bits_b = std::bit_cast<std::uint32_t>(b);
+  a -= std::bit_cast<float>(bits_a & 0xffff0000u);
+  b -= std::bit_cast<float>(bits_b & 0xffff0000u);
+  return __byte_perm(bits_a, bits_b, 0x7632);
+}
+__device__ __forceinline__ void bfloat16_product(fragment_sum<float>& sum, const std::uint32_t* a,
+                                                 const std::uint32_t* b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum.of[0]), "+f"(sum.of[1]), "+f"(sum.of[2]), "+f"(sum.of[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/// What a lane has of a tile's pack.
+struct row_digits {
+  std::uint32_t of[4];
 };
-template <bool Narrow, int Packs>
-struct kept_rows<float, Narrow, Packs, true> {
-  std::uint32_t high[Packs][4], low[Narrow ? 1 : Packs][4];
+
+/// The rows of a tile whose elements are S: upper(k) and lower(k) are a lane's packs. Apart: their
+/// low digits lie in shared memory, where the lane's pack of four is `warp` packs from the next.
+template <class S, int Packs, bool Apart>
+struct kept_rows {
+  static constexpr bool narrow = sizeof(S) == 2;
+  std::uint32_t high[Packs][4], low[narrow || Apart ? 1 : Packs][4];
   float down[2];
+  uint4* apart;
+
+  __device__ __forceinline__ row_digits low_of(int k) const {
+    if constexpr (Apart)
+      return std::bit_cast<row_digits>(apart[k * warp]);
+    else
+      return {low[k][0], low[k][1], low[k][2], low[k][3]};
+  }
   template <class Upper, class Lower>
-  __device__ __forceinline__ void keep(const Upper& upper, const Lower& lower) {
+  __device__ __forceinline__ void keep(const Upper& upper, const Lower& lower, uint4* at) {
+    apart = at;
     float largest[2] = {0, 0}, up[2];
 #pragma unroll
     for (int k = 0; k < Packs; ++k) {
@@ -90,29 +121,54 @@ struct kept_rows<float, Narrow, Packs, true> {
 #pragma unroll
     for (int k = 0; k < Packs; ++k) {
       const pack<float> rows[2] = {upper(k), lower(k)};
+      row_digits rest;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int h = i % 2;
         const float *const x = rows[h].element + i / 2 * 2, a = x[0] * up[h], b = x[1] * up[h];
-        if constexpr (Narrow)
+        if constexpr (narrow)
           high[k][i] = halves(a, b);
         else
-          high[k][i] = split_halves(a, b, low[k][i]);
+          high[k][i] = split_halves(a, b, rest.of[i]);
+      }
+      if constexpr (!narrow && Apart) at[k * warp] = std::bit_cast<uint4>(rest);
+      if constexpr (!narrow && !Apart) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) low[k][i] = rest.of[i];
       }
     }
   }
 };
 
-/// How the columns of `Count` packs are scaled.
-template <class Acc, bool Halves>
-struct column_scale {
-  template <int Count>
-  __device__ explicit column_scale(const pack<Acc> (&)[Count]) {}
-  template <class Rows>
-  __device__ void take_back(const Rows&, fragment_sum<Acc>&) const {}
+template <int Packs, bool Apart>
+struct kept_rows<stored_bfloat16, Packs, Apart> {
+  std::uint32_t of[Packs][4];
+  template <class Upper, class Lower>
+  __device__ __forceinline__ void keep(const Upper& upper, const Lower& lower, uint4*) {
+#pragma unroll
+    for (int k = 0; k < Packs; ++k) {
+      pack<float> rows[2] = {upper(k), lower(k)};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float* const x = rows[i % 2].element + i / 2 * 2;
+        of[k][i] = split_bfloat16(x[0], x[1]);
+      }
+    }
+  }
 };
-template <>
-struct column_scale<float, true> {
+template <int Packs, bool Apart>
+struct kept_rows<double, Packs, Apart> {
+  row_fragment<double, false> of[Packs];
+  template <class Upper, class Lower>
+  __device__ __forceinline__ void keep(const Upper& upper, const Lower& lower, uint4*) {
+#pragma unroll
+    for (int k = 0; k < Packs; ++k) of[k] = {upper(k), lower(k)};
+  }
+};
+
+/// How the columns of `Count` packs are scaled.
+template <class S>
+struct column_scale {
   float up, down[2];  // of the lane's column, and of those of its sums
   template <int Count>
   __device__ __forceinline__ explicit column_scale(const pack<float> (&packs)[Count]) {
@@ -131,48 +187,81 @@ struct column_scale<float, true> {
     for (int i = 0; i < 4; ++i) sum.of[i] *= rows.down[i / 2] * down[i % 2];
   }
 };
-template <class Acc, bool Halves>
-struct kept_columns : column_fragment<Acc> {
-  kept_columns() = default;
-  __device__ __forceinline__ kept_columns(const pack<Acc>& v, const column_scale<Acc, Halves>&)
-      : column_fragment<Acc>{v} {}
+/// Not at all.
+template <class Acc>
+struct unscaled {
+  template <int Count>
+  __device__ explicit unscaled(const pack<Acc> (&)[Count]) {}
+  template <class Rows>
+  __device__ void take_back(const Rows&, fragment_sum<Acc>&) const {}
 };
 template <>
-struct kept_columns<float, true> {
+struct column_scale<stored_bfloat16> : unscaled<float> {
+  using unscaled<float>::unscaled;
+};
+template <>
+struct column_scale<double> : unscaled<double> {
+  using unscaled<double>::unscaled;
+};
+
+template <class S>
+struct kept_columns {
   std::uint32_t high[2], low[2];
   kept_columns() = default;
-  __device__ __forceinline__ kept_columns(const pack<float>& v,
-                                          const column_scale<float, true>& scale) {
+  __device__ __forceinline__ kept_columns(const pack<float>& v, const column_scale<S>& scale) {
 #pragma unroll
     for (int i = 0; i < 2; ++i)
       high[i] = split_halves(v.element[2 * i] * scale.up, v.element[2 * i + 1] * scale.up, low[i]);
   }
 };
+template <>
+struct kept_columns<stored_bfloat16> {
+  std::uint32_t of[3][2];  // exact
+  kept_columns() = default;
+  __device__ __forceinline__ kept_columns(pack<float> v, const column_scale<stored_bfloat16>&) {
+#pragma unroll
+    for (int digit = 0; digit < 3; ++digit)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        of[digit][i] = split_bfloat16(v.element[2 * i], v.element[2 * i + 1]);
+  }
+};
+template <>
+struct kept_columns<double> : column_fragment<double> {
+  kept_columns() = default;
+  __device__ __forceinline__ kept_columns(const pack<double>& v, const column_scale<double>&)
+      : column_fragment<double>{v} {}
+};
 
 /// sum += the rows' packs from `first` on times N packs of columns.
-template <bool Narrow, int Packs, int N>
+template <class S, int Packs, bool Apart, int N>
 __device__ __forceinline__ void multiply_kept(fragment_sum<float>& sum,
-                                              const kept_rows<float, Narrow, Packs, true>& a,
-                                              int first, const kept_columns<float, true> (&b)[N]) {
+                                              const kept_rows<S, Packs, Apart>& a, int first,
+                                              const kept_columns<S> (&b)[N]) {
   fragment_sum<float> part[N];
-  if constexpr (!Narrow) {
+  if constexpr (std::same_as<S, stored_bfloat16>) {
 #pragma unroll
-    for (int k = 0; k < N; ++k) half_product(part[k], a.low[first + k], b[k].high);
+    for (int digit = 2; digit >= 0; --digit)
+#pragma unroll
+      for (int k = 0; k < N; ++k) bfloat16_product(part[k], a.of[first + k], b[k].of[digit]);
+  } else {
+    if constexpr (!kept_rows<S, Packs, Apart>::narrow) {
+#pragma unroll
+      for (int k = 0; k < N; ++k) half_product(part[k], a.low_of(first + k).of, b[k].high);
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) half_product(part[k], a.high[first + k], b[k].low);
+#pragma unroll
+    for (int k = 0; k < N; ++k) half_product(part[k], a.high[first + k], b[k].high);
   }
 #pragma unroll
-  for (int k = 0; k < N; ++k) half_product(part[k], a.high[first + k], b[k].low);
-#pragma unroll
-  for (int k = 0; k < N; ++k) half_product(part[k], a.high[first + k], b[k].high);
-#pragma unroll
-  for (int k = 0; k < N; ++k)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sum.of[i] += part[k].of[i];
+  for (int k = 0; k < N; ++k) sum += part[k];
 }
-template <class Acc, bool Narrow, int Packs, int N>
-__device__ __forceinline__ void multiply_kept(fragment_sum<Acc>& sum,
-                                              const kept_rows<Acc, Narrow, Packs, false>& a,
-                                              int first, const kept_columns<Acc, false> (&b)[N]) {
-  column_fragment<Acc> columns[N];
+template <int Packs, bool Apart, int N>
+__device__ __forceinline__ void multiply_kept(fragment_sum<double>& sum,
+                                              const kept_rows<double, Packs, Apart>& a, int first,
+                                              const kept_columns<double> (&b)[N]) {
+  column_fragment<double> columns[N];
 #pragma unroll
   for (int k = 0; k < N; ++k) columns[k] = b[k];
   multiply_fragments(sum, a.of + first, columns);

@@ -25,7 +25,7 @@ __device__ void gather_weights(const Steps& steps, index_t first, index_t tiles,
     }
 }
 template <class Steps>
-__global__ void __launch_bounds__(walk_threads)
+__global__ void __launch_bounds__(walk_threads())
     pack_weights_kernel(const __grid_constant__ Steps steps, index_t tiles, index_t packs,
                         typename Steps::Acc* to) {
   gather_weights(steps, 0, tiles, packs, to, index_t(blockIdx.x) * blockDim.x + threadIdx.x,

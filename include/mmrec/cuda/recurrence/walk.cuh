@@ -40,7 +40,7 @@ index_t pairs_at_once(const char* function, const device_properties& device, Ker
     if (clusters && code.ptxVersion >= 90) {  // code of an older device knows no clusters
       cudaLaunchConfig_t config{};
       config.gridDim = dim3(2);
-      config.blockDim = dim3(walk_threads);
+      config.blockDim = dim3(walk_threads());
       cudaLaunchAttribute cluster{};
       cluster.id = cudaLaunchAttributeClusterDimension;
       cluster.val.clusterDim = {2, 1, 1};
@@ -60,12 +60,13 @@ auto kernel_with(int room) {
     if (room > Packs) return kernel_with<Steps, Blocks, Tiles, 2 * Packs>(room);
   return walk_kernel<Steps, Packs, Blocks, Tiles>;
 }
-/// The kernel for a plan whose weights are kept; a block has two tiles only where it can finish both.
-template <class Steps, int Blocks>
+/// The kernel for a plan whose weights are kept.
+template <class Steps, int Blocks, int Tiles = 1>
 auto kernel_of(const walk_plan& plan) {
-  if constexpr (Blocks == 2 || 2 * Steps::units <= finish_units)
-    if (plan.tiles == 2) return kernel_with<Steps, Blocks, 2>(plan.room());
-  return kernel_with<Steps, Blocks, 1>(plan.room());
+  if constexpr (Tiles < most_tiles)
+    if (plan.tiles > Tiles) return kernel_of<Steps, Blocks, Tiles + 1>(plan);
+  constexpr int tiles = can_keep<Steps>(Blocks, Tiles) ? Tiles : 1;  // no plan has others
+  return kernel_with<Steps, Blocks, tiles>(plan.room());
 }
 
 /// Walks the steps of `range`, or those that `decided`, on the device, says when the kernel begins.
@@ -86,15 +87,16 @@ void enqueue_walk(const backend::cuda& on, const char* function, const Steps& al
       on, function, from_memory ? static_cast<std::size_t>(tiles * words) * sizeof(Acc) : 0);
   Acc* const packed = reinterpret_cast<Acc*>(memory.data());
   if (packed)
-    launch(on, function,
-           {std::min<index_t>(4096, (words + walk_threads - 1) / walk_threads), walk_threads, 0},
-           pack_weights_kernel<Steps>, all, tiles, plan.depth, packed);
+    launch(
+        on, function,
+        {std::min<index_t>(4096, (words + walk_threads() - 1) / walk_threads()), walk_threads(), 0},
+        pack_weights_kernel<Steps>, all, tiles, plan.depth, packed);
   const auto kernel = !plan.kept         ? walk_kernel<Steps, 0, 1, 1>
                       : plan.blocks == 2 ? kernel_of<Steps, 2>(plan)
                                          : kernel_of<Steps, 1>(plan);
   for (index_t b = 0; b < all.r.batch; b += plan.rows_together())
     launch(on, function,
-           {plan.slices * plan.groups * plan.blocks, walk_threads, plan.shared_bytes,
+           {plan.slices * plan.groups * plan.blocks, plan.threads, plan.shared_bytes,
             /*cooperative=*/true, static_cast<unsigned>(plan.blocks)},
            kernel, all.rows(b, plan.rows_together()), plan, range, decided,
            static_cast<const Acc*>(packed));

@@ -10,12 +10,13 @@ namespace mmrec::cuda::detail {
 /// blocks, and Tiles tiles that are kept.
 template <class Steps, int Packs, int Blocks, int Tiles>
 struct walk {
+  using S = typename Steps::S;
   using Acc = typename Steps::Acc;
-  static constexpr bool narrow_weights = sizeof(typename Steps::S) == 2;
   static constexpr bool clustered = in_cluster<Blocks>;
   static constexpr int V = pack_size<Acc>, depth = fragment_depth<Acc>, columns = fragment_columns;
   static constexpr int parts = product_warps * Blocks, at_once = Packs > 0 ? Packs : packs_at_once;
-  static constexpr bool halves = keeps_halves<Steps>(Packs, Tiles);
+  static constexpr bool apart = Packs > 0 && digits_apart<Steps>(Packs, Tiles);
+  static constexpr int finishing = walk_finishers<Steps, Packs, Blocks, Tiles>;
   static constexpr int sum_words = (Steps::two_sums ? 2 : 1) * columns;
 
   const Steps& steps;
@@ -34,15 +35,17 @@ struct walk {
           first_tile = team % plan.slices * tiles;
   index_t rounds = Steps::round_count(range);
   int sums_words = parts * units * unit_sums<Steps>;  // of a buffer
+  Acc* kept = sums + walk_buffers * sums_words;       // the units' own values
 
   __device__ __forceinline__ void begin() {
     if constexpr (Packs == 0)
       if (plan.resident)
-        gather_weights(steps, first_tile, tiles, plan.depth, resident, thread, walk_threads);
+        gather_weights(steps, first_tile, tiles, plan.depth, resident, thread, walk_threads());
     if (thread < walk_buffers) {
       arrived[thread].begin(product_warps * warp + (clustered ? 1 : 0));
       if constexpr (clustered) arrived[thread].expect(sent_bytes());
-      freed[thread].begin((clustered ? Blocks : warp) * finishers(units, row_tiles).warps());
+      freed[thread].begin((clustered ? Blocks : warp) *
+                          finishers(units, row_tiles, finishing).warps());
     }
     if constexpr (clustered)
       cluster_barrier();
@@ -60,8 +63,10 @@ struct walk {
     const int count = static_cast<int>(left < 0 ? 0 : left < plan.packs ? left : plan.packs);
     const index_t words = tile_words<Acc>(plan.depth);
 
-    kept_rows<Acc, narrow_weights, at_once, halves> weights[Tiles];
+    kept_rows<S, at_once, apart> weights[Tiles];
     if constexpr (Packs > 0) {
+      uint4* const low = reinterpret_cast<uint4*>(kept + units * int(plan.rows)) +
+                         number * (Tiles * Packs * warp) + thread % warp;
 #pragma unroll
       for (int tile = 0; tile < Tiles; ++tile) {
         const auto weights_of = [&](int k, int row) {
@@ -74,7 +79,8 @@ struct walk {
           return p;
         };
         weights[tile].keep([&](int k) { return weights_of(k, lane.row); },
-                           [&](int k) { return weights_of(k, lane.row + 8); });
+                           [&](int k) { return weights_of(k, lane.row + 8); },
+                           low + tile * Packs * warp);
       }
     }
 
@@ -102,20 +108,22 @@ struct walk {
     now.request(from, count_there());
     int buffer = 0;
     unsigned parity = 1;  // of a phase that is over before the first
-    // What the next round needs is asked for at once where that may be on its way already.
-    const bool early = row_tiles > 1;
+    // What the next round needs may be on its way already: it is asked for as soon as there is
+    // room, but of two row tiles behind the products, because it is hardly there before.
+    const bool flows = row_tiles > 1, early = row_tiles > 2;
     while (i < rounds) {
       if constexpr (Packs > 0) {
-        if (early) freed[buffer].template wait<clustered>(parity);
+        if (flows) freed[buffer].template wait<clustered>(parity);
         now.wait(from);
         advance();
         const int count_next = count_there();
-        const column_scale<Acc, halves> scale(now.of);
+        const column_scale<S> scale(now.of);
         fragment_sum<Acc> sum[Tiles];
-        constexpr int together = Packs < packs_together ? Packs : packs_together;
+        // Side by side, or fewer where many weights leave few registers; sums go on in one order.
+        constexpr int together = packs_together / (Packs * Tiles > 8 ? 2 : 1);
 #pragma unroll
         for (int k0 = 0; k0 < Packs; k0 += together) {
-          kept_columns<Acc, halves> b[together];
+          kept_columns<S> b[together];
 #pragma unroll
           for (int k = 0; k < together; ++k) b[k] = {now.of[k0 + k], scale};
           if (early) now.template request<together>(from, count_next, k0);
@@ -128,7 +136,9 @@ struct walk {
           hand_over(tile, sum[tile], buffer);
         }
         arrived[buffer].arrive();
-        if (!early) {
+        if (flows) {
+          if (!early) now.request(from, count_next);
+        } else {
           // Words of the next round are not sent before this one is finished here, either.
           freed[buffer].template wait<clustered>(parity ^ 1);
           pause(plan.pause);
@@ -151,7 +161,7 @@ struct walk {
                 const Acc* const w = (plan.resident ? resident + tile * words
                                                     : packed + (first_tile + tile) * words) +
                                      ((first + q + k) * 2 * warp + thread % warp) * V;
-                const row_fragment<Acc, narrow_weights> a[1]{
+                const row_fragment<Acc, sizeof(S) == 2> a[1]{
                     {std::bit_cast<pack<Acc>>(*reinterpret_cast<const uint4*>(w)),
                      std::bit_cast<pack<Acc>>(*reinterpret_cast<const uint4*>(w + warp * V))}};
                 const column_fragment<Acc> b[1]{{ready.of[k]}};
@@ -169,9 +179,8 @@ struct walk {
 
   /// What a round needs is asked for two of this thread's rounds before.
   __device__ __forceinline__ void finish() {
-    const finishers role(units, row_tiles);
+    const finishers role(units, row_tiles, finishing);
     const index_t first_unit = first_tile * Steps::units + rank * units;
-    Acc* const kept = sums + walk_buffers * sums_words;
     const auto kept_at = [&](int unit, int row_tile) -> Acc& {
       return kept[(row_tile * units + unit) * columns + role.column];
     };
@@ -262,7 +271,7 @@ struct walk {
 };
 
 template <class Steps, int Packs, int Blocks, int Tiles>
-__global__ void __launch_bounds__(walk_threads, 1)
+__global__ void __launch_bounds__(walk_threads(walk_finishers<Steps, Packs, Blocks, Tiles>), 1)
     walk_kernel(const __grid_constant__ Steps steps, const __grid_constant__ walk_plan plan,
                 step_range range, const step_range* decided, const typename Steps::Acc* packed) {
   using Acc = typename Steps::Acc;

@@ -4,10 +4,10 @@
 // The matrix is cut into tiles of rows and each tile into parts of its depth. A team, one block or a
 // cluster of two, has some tiles, and each of its warps that multiply one part of all of them, in
 // registers: so a block of two reads half of the vector, and finishes half of the units. (An H200 has
-// room for 66 clusters of two, but for fewer than 32 of four.) A team has as many tiles as a block can
-// finish at once: the batch is cut into groups of rows with teams of their own where there are blocks
-// left, and rows that have to wait for others of their group take longer than larger teams. A matrix
-// that does not fit into registers is read from shared memory or L2.
+// room for 66 clusters of two, but for fewer than 32 of four.) The batch is cut into groups of rows
+// with teams of their own where there are blocks left, and a team has more tiles where that leaves
+// fewer rows in a group: rows that have to wait for others take longer, and each team reads the vector
+// of its own rows only. A matrix that does not fit into registers is read from shared memory or L2.
 //
 // The plan's order of sums depends on the matrix and the device, not on the batch.
 #pragma once
@@ -25,14 +25,28 @@ inline constexpr int packs_at_once = 8;  // that a lane receives together
 /// That a warp keeps of each of its tiles where a block needs no help to read the vector.
 inline constexpr int few_packs = 4;
 
-/// Packs of all its tiles that a warp keeps in registers, in 64 of them.
+/// Packs of all its tiles that a warp keeps, in 64 registers.
 template <class Steps>
-inline constexpr int most_packs_kept = 64 / (sizeof(typename Steps::S) == 2 ? 4 : 8);
+inline constexpr int most_packs_kept = std::same_as<typename Steps::Acc, float> ? 16 : 8;
 
-/// Whether so many of every tile, in float, are kept as halves: where TF32 numbers have no room.
+/// How many warps finish in a kernel.
+template <class Steps, int Packs, int Blocks, int Tiles>
+inline constexpr int walk_finishers = Packs > 0 ? warps_to_finish(Tiles* Steps::units / Blocks)
+                                                : finish_warps;
+
+/// Whether there is a kernel that keeps so many tiles: a block finishes all of its units at once.
+inline constexpr int most_tiles = 4;
 template <class Steps>
-constexpr bool keeps_halves(int packs, int tiles) {
-  return std::same_as<typename Steps::Acc, float> && 2 * packs * tiles > most_packs_kept<Steps>;
+constexpr bool can_keep(int blocks, int tiles) {
+  const int units = tiles * Steps::units / blocks;
+  return tiles == 1 || (units % fragment_columns == 0 && units <= most_finished &&
+                        few_packs * tiles <= most_packs_kept<Steps>);
+}
+
+/// Whether the low digits of so many have no room there: they lie in shared memory.
+template <class Steps>
+constexpr bool digits_apart(int packs, int tiles) {
+  return std::same_as<typename Steps::S, float> && 2 * packs * tiles > most_packs_kept<Steps>;
 }
 
 /// Words of the fragments of one row tile.
@@ -50,10 +64,13 @@ struct walk_plan {
   bool kept = true;                 // the weights, in registers
   bool resident = true;             // or else in shared memory
   unsigned pause = 0;               // before a block reads what others have just sent, in clocks
+  unsigned threads = walk_threads();
   std::size_t shared_bytes = 0;
 
   index_t rows_together() const { return groups * rows; }
   int parts() const { return product_warps * blocks; }
+  /// The low digits of so many packs of every warp.
+  static constexpr index_t apart_words(int packs) { return packs * product_warps * warp * 4; }
   /// Packs of a tile that the kernel has room for.
   int room() const {
     int n = few_packs;
@@ -81,13 +98,17 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
     const int units = p.tiles * Steps::units / p.blocks;
     const auto bytes = [&](index_t rows) {
       const index_t words = (!p.kept && p.resident ? p.tiles * tile_words<Acc>(depth) : 0) +
-                            walk_buffers * p.parts() * units * unit_sums<Steps> + units * rows;
+                            walk_buffers * p.parts() * units * unit_sums<Steps> + units * rows +
+                            (p.kept && digits_apart<Steps>(p.room(), p.tiles)
+                                 ? walk_plan::apart_words(p.room() * p.tiles)
+                                 : 0);
       return static_cast<std::size_t>(words) * sizeof(Acc);
     };
     p.rows = over(row_tiles, p.groups) * fragment_columns;
     while (p.rows > fragment_columns && bytes(p.rows) > room) p.rows -= fragment_columns;
     p.groups = std::min(p.groups, over(row_tiles, p.rows / fragment_columns));
     p.shared_bytes = bytes(p.rows);
+    if (p.kept) p.threads = static_cast<unsigned>(walk_threads(warps_to_finish(units)));
     // Who asks too early asks again, and all that reading delays the words on their way. So a block
     // waits for as long as the device takes to read the vector once, 4 KB a clock.
     const index_t readers = p.slices * p.groups,  // teams
@@ -96,7 +117,7 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
     return p;
   };
   const auto fits = [&](const walk_plan& p) {
-    return p.packs * p.tiles <= most && p.slices <= teams(p.blocks) && p.shared_bytes <= room;
+    return p.room() * p.tiles <= most && p.slices <= teams(p.blocks) && p.shared_bytes <= room;
   };
   // A round waits for its longest warp and for the words that a block reads: few packs to a warp, and
   // then blocks that share what they read.
@@ -106,16 +127,17 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
     return cut(p);
   };
   constexpr int tiles = finish_units / Steps::units;
-  const walk_plan one = share(1, tiles);
-  if (one.packs <= few_packs && fits(one)) return one;
-  const walk_plan pair = share(2, tiles), wide = share(2, 2);
-  if (fits(pair)) {
-    // Fewer rows of the batch that wait for each other, unless that would change the bits.
-    const bool same =
-        keeps_halves<Steps>(pair.room(), tiles) == keeps_halves<Steps>(wide.room(), 2);
-    return wide.rows < pair.rows && fits(wide) && same ? wide : pair;
-  }
-  for (const walk_plan& p : {wide, share(1, 1)})
+  // More tiles where fewer rows of the batch wait for each other then.
+  const auto larger = [&](walk_plan p) {
+    for (int n = p.tiles + 1; n <= most_tiles; ++n)
+      if (can_keep<Steps>(p.blocks, n))
+        if (const walk_plan q = share(p.blocks, n); q.rows < p.rows && fits(q)) p = q;
+    return p;
+  };
+  const walk_plan one = share(1, tiles), pair = share(2, tiles);
+  if (one.packs <= few_packs && fits(one)) return larger(one);
+  if (fits(pair)) return larger(pair);
+  for (const walk_plan& p : {share(2, 2), share(1, 1)})
     if (fits(p)) return p;
   walk_plan p;
   p.kept = false;

@@ -9,10 +9,16 @@ namespace mmrec::cuda::detail {
 
 /// Warps of a block: those that multiply, and those that finish.
 inline constexpr int product_warps = 8, finish_warps = 4;
-inline constexpr int finish_threads = finish_warps * warp,
-                     walk_threads = product_warps * warp + finish_threads;
 /// Units of 8 rows that they finish at once.
-inline constexpr int finish_units = finish_threads / fragment_columns;
+inline constexpr int finish_units = finish_warps * warp / fragment_columns,
+                     most_finished = 24;  // with more warps
+/// Those that finish more units at once.
+__host__ __device__ constexpr int warps_to_finish(int units) {
+  return units > finish_units ? units * fragment_columns / warp : finish_warps;
+}
+constexpr int walk_threads(int finishing = finish_warps) {
+  return (product_warps + finishing) * warp;
+}
 /// Words between the sums of two units, more than there are, which keeps the banks apart: by
 /// columns, and both sums of a unit beside each other.
 template <class Steps>
@@ -32,21 +38,20 @@ class sums_out {
   using Acc = typename Steps::Acc;
   static constexpr int shares = Steps::two_sums ? 1 : 2;
   using share_sums = pack<Acc, 4 / shares>;
+  // Of a block; the only one may have any number.
+  static constexpr int own_units = Blocks == 1 ? 1 << 20 : Tiles * Steps::units / Blocks;
 
  public:
   /// `words`: of the sums of a round.
   __device__ sums_out(Acc* sums, int words, arrivals* arrived, int part, int rank, int units)
-      : sums_(sums), words_(words), part_(part), units_(units) {
+      : sums_(sums), words_(words) {
+    const fragment_lane lane;
+    place_ = (part * units + lane.row % own_units) * unit_sums<Steps> + 4 / shares * lane.place;
     if constexpr (in_cluster<Blocks>) {
-#pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile)
-#pragma unroll
-        for (int share = 0; share < shares; ++share) {
-          const int block = block_of(tile, share), at = place_of(tile, share, block);
-          place_[tile][share] = at, here_[tile][share] = block == rank;
-          there_[tile][share] = address_in(address_of(sums + at), block);
-          counter_[tile][share] = address_in(address_of(&arrived[0].barrier), block);
-        }
+      static_assert(Blocks == 2 && (own_units % 8 == 0 || Tiles * Steps::units == 8));
+      rank_ = rank;
+      there_ = address_in(address_of(sums + place_), rank ^ 1);
+      counter_ = address_in(address_of(&arrived[0].barrier), rank ^ 1);
     }
   }
   __device__ __forceinline__ void operator()(int tile, const fragment_sum<Acc>& sum,
@@ -58,36 +63,25 @@ class sums_out {
         of = {sum.of[0], sum.of[2], sum.of[1], sum.of[3]};
       else
         of = {sum.of[2 * share], sum.of[2 * share + 1]};
-      const auto store = [&](int place) {
-        *reinterpret_cast<share_sums*>(sums_ + buffer * words_ + place) = of;
-      };
-      if constexpr (!in_cluster<Blocks>)
-        store(place_of(tile, share, block_of(tile, share)));
-      else if (here_[tile][share])
-        store(place_[tile][share]);
-      else
-        store_in(there_[tile][share] + buffer * words_ * int(sizeof(Acc)),
-                 counter_[tile][share] + buffer * int(sizeof(arrivals)), of);
+      const int unit = tile * Steps::units + 8 * share,  // of the lane with row 0
+          from = buffer * words_ + unit % own_units * unit_sums<Steps>;
+      const auto store = [&] { *reinterpret_cast<share_sums*>(sums_ + from + place_) = of; };
+      if constexpr (!in_cluster<Blocks>) {
+        store();
+      } else {
+        const int block = own_units < 8 ? fragment_lane().row / own_units : unit / own_units;
+        if (block == rank_)
+          store();
+        else
+          store_in(there_ + from * int(sizeof(Acc)), counter_ + buffer * int(sizeof(arrivals)), of);
+      }
     }
   }
 
  private:
-  __device__ int unit_of(int tile, int share) const {
-    return tile * Steps::units + fragment_lane().row + 8 * share;
-  }
-  __device__ int block_of(int tile, int share) const {
-    return Blocks == 1 ? 0 : unit_of(tile, share) / units_;
-  }
-  __device__ int place_of(int tile, int share, int block) const {
-    return (part_ * units_ + unit_of(tile, share) - block * units_) * unit_sums<Steps> +
-           4 / shares * fragment_lane().place;
-  }
-
   Acc* sums_;
-  int words_, part_, units_;
-  int place_[Tiles][shares];
-  bool here_[Tiles][shares];
-  shared_address there_[Tiles][shares], counter_[Tiles][shares];
+  int words_, place_, rank_ = 0;
+  shared_address there_ = 0, counter_ = 0;  // in the other block
 };
 
 /// Which threads finish which units of which rounds: a unit of a row of the batch is always the same
@@ -95,19 +89,21 @@ class sums_out {
 /// another to add up sums.
 inline constexpr int most_helpers = 4;
 struct finishers {
-  int units, turns = 1, helpers = 1;  // units at once
-  int unit, column, turn, helper;     // of this thread
-  __device__ finishers(int all_units, int row_tiles) {
-    units = all_units < finish_units ? all_units : finish_units;
-    while (row_tiles % (2 * turns) == 0 && 2 * turns * units <= finish_units) turns *= 2;
-    while (2 * turns * units * helpers <= finish_units && helpers < most_helpers) helpers *= 2;
-    const int each = finish_threads / turns, local = static_cast<int>(threadIdx.x) % finish_threads,
-              lane = local % warp, lanes = warp / helpers,
-              place = local % each / warp * lanes + lane % lanes;
+  int all_warps, units;  // units at once
+  int turns = 1, helpers = 1;
+  int unit, column, turn, helper;  // of this thread
+  __device__ finishers(int all_units, int row_tiles, int finishing) : all_warps(finishing) {
+    const int at_once = finishing * warp / fragment_columns;
+    units = all_units < at_once ? all_units : at_once;
+    while (row_tiles % (2 * turns) == 0 && 2 * turns * units <= at_once) turns *= 2;
+    while (2 * turns * units * helpers <= at_once && helpers < most_helpers) helpers *= 2;
+    const int each = finishing * warp / turns,
+              local = static_cast<int>(threadIdx.x) - product_warps * warp, lane = local % warp,
+              lanes = warp / helpers, place = local % each / warp * lanes + lane % lanes;
     helper = lane / lanes, unit = place % units, column = place / units, turn = local / each;
     if (column >= fragment_columns) unit = all_units, column = 0;  // none
   }
-  __device__ int warps() const { return finish_warps / turns; }
+  __device__ int warps() const { return all_warps / turns; }
 };
 
 /// sum[kind] of one unit and column, by this thread and its helpers; all lanes of the warp call this.
