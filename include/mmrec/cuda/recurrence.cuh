@@ -8,9 +8,10 @@
 // product over all of them, before (the z half of the mix gate) or after (the gradients of weights
 // and of z). Nothing waits for the device, and all of it can be captured.
 //
-// Scratch, in elements of the arithmetic type: forward 2 tokens x D, adjoint 5 tokens x D (with the
-// mix gate), plus copies of what products cannot read as it lies, and the two parts of a few tokens
-// and of the weights (linear/split_product.cuh). The bits are the same in every run.
+// Scratch, in elements of the arithmetic type: forward 2 tokens x D, adjoint 7 tokens x D (with the
+// mix gate; what steps hand over counts the batch in eights from eight on), plus copies of what
+// products cannot read as it lies, and the two parts of a few tokens and of the weights
+// (linear/split_product.cuh). The bits are the same in every run.
 #pragma once
 
 #include <mmrec/cuda/linear/split_product.cuh>
@@ -50,25 +51,40 @@ inline recurrence_tuning& tuning_of_recurrence() {
 
 namespace detail {
 
-/// x (rows, slots, gates pitch): unwritten words, zero where there is no unit; slot 0 holds
-/// `initial` (absent: zero) if it is the state before the first step.
+/// Unwritten words, zero where there is no unit (of `pitch`, only d are); slot 0 holds `initial`
+/// (absent: zero) if it is the state before the first step.
 template <class Acc>
 __global__ void __launch_bounds__(256)
-    begin_exchange_kernel(Acc* x, index_t rows, index_t slots, index_t gates, index_t pitch,
+    begin_exchange_kernel(const __grid_constant__ exchanged<Acc> x, index_t batch, index_t pitch,
                           index_t d, bool starts, view<const Acc, 2> initial) {
-  const index_t width = gates * pitch;
-  for (index_t row = blockIdx.x; row < rows * slots; row += gridDim.x)
-    for (index_t k = threadIdx.x; k < width; k += blockDim.x) {
-      const index_t j = k % pitch;
+  const unsigned words = static_cast<unsigned>(x.way(0, 1)), depth = static_cast<unsigned>(x.depth),
+                 stride = static_cast<unsigned>(x.stride());
+  for (index_t slot = blockIdx.x; slot < x.tiles(batch) * x.slots; slot += gridDim.x)
+    for (unsigned k = threadIdx.x; k < words; k += blockDim.x) {
+      const index_t b = slot / x.slots * x.rows + k % stride / depth,
+                    j = (k / stride * depth + k % depth) % static_cast<unsigned>(pitch);
       Acc value(0);
-      if (j < d) {
-        if (!starts || row % slots > 0)
+      if (j < d && b < batch) {
+        if (!starts || slot % x.slots > 0)
           value = std::bit_cast<Acc>(not_written<Acc>);
         else if (initial)
-          value = sendable(initial(row / slots, j));
+          value = sendable(initial(b, j));
       }
-      x[row * width + k] = value;
+      x.data[slot * words + k] = value;
     }
+}
+template <class Acc>
+void begin_exchange(const backend::cuda& on, const char* function, const exchanged<Acc>& x,
+                    index_t batch, index_t pitch, index_t d, bool starts,
+                    const view<const Acc, 2>& initial) {
+  launch(on, function, {std::min<index_t>(x.tiles(batch) * x.slots, 4096), 256, 0},
+         begin_exchange_kernel<Acc>, x, batch, pitch, d, starts, initial);
+}
+
+template <class Acc>
+__global__ void last_states_kernel(const __grid_constant__ exchanged<Acc> x, view<Acc, 2> to) {
+  for (index_t j = threadIdx.x; j < to.extent(1); j += blockDim.x)
+    to(blockIdx.x, j) = x(blockIdx.x, x.slots - 1)[x.place(j)];
 }
 
 template <class V>
@@ -164,13 +180,11 @@ recurrence_report solve_recurrence(const backend::cuda& on, const view<const T, 
   forward_steps<S> steps;
   steps.r = {z, gamma, w, form};
   steps.h = cuda::stored_view(h), steps.gates = cuda::stored_view(options.gates);
-  const index_t pitch = steps.r.pitch, slots = time + 1;
-  const cuda::stream_scratch states(on, function, bytes_of<Acc>(batch * slots * pitch)),
+  steps.x = {batch, time + 1, steps.r.pitch};
+  const cuda::stream_scratch states(on, function, bytes_of<Acc>(steps.x.words(batch))),
       mixed(on, function, bytes_of<Acc>(form.mix_gate ? batch * time * d : 0));
-  steps.x = scratch_array<Acc>(states), steps.mixed = scratch_array<Acc>(mixed);
-  cuda::launch(on, function, {std::min<index_t>(batch * slots, 4096), 256, 0},
-               begin_exchange_kernel<Acc>, steps.x, batch, slots, index_t{1}, pitch, d, true,
-               options.initial);
+  steps.x.data = scratch_array<Acc>(states), steps.mixed = scratch_array<Acc>(mixed);
+  begin_exchange(on, function, steps.x, batch, steps.r.pitch, d, true, options.initial);
   if (time > 0) {
     if (form.mix_gate)
       mix_of_tokens(on, function, steps.r.z, cuda::stored_view(w.mix.slice(1, 0, d)),
@@ -178,9 +192,7 @@ recurrence_report solve_recurrence(const backend::cuda& on, const view<const T, 
     solve<false>(on, function, steps, form, report);
   }
   if (options.final)
-    enqueue_transform(
-        on, function, same_value{}, std::tuple{options.final},
-        std::tuple{view<const Acc, 2>(steps.x + time * pitch, {batch, d}, {slots * pitch, 1})});
+    cuda::launch(on, function, {batch, 256, 0}, last_states_kernel<Acc>, steps.x, options.final);
   return report.returned(form, time);
 }
 
@@ -202,12 +214,14 @@ recurrence_report solve_adjoint(const backend::cuda& on, const view<const T, 3>&
   steps.r = {z, gamma, w, form};
   steps.g = cuda::stored_view(g), steps.gates = cuda::stored_view(out.gates);
   const index_t pitch = steps.r.pitch, width = steps.r.gates * pitch;
+  steps.x = {batch, time, width};
   const cuda::stream_scratch before(on, function, bytes_of<Acc>(tokens * d)),
       e(on, function, bytes_of<Acc>(tokens * d)), a(on, function, bytes_of<Acc>(tokens * width)),
+      sent(on, function, bytes_of<Acc>(steps.x.words(batch))),
       carry(on, function, bytes_of<Acc>(batch * d));
   Acc* const p = scratch_array<Acc>(before);
   steps.p = p, steps.e = scratch_array<Acc>(e), steps.a = scratch_array<Acc>(a);
-  steps.carry = scratch_array<Acc>(carry);
+  steps.x.data = scratch_array<Acc>(sent), steps.carry = scratch_array<Acc>(carry);
   const auto fill = [&](const view<Acc, 2>& to, const view<const Acc, 2>& from) {
     if (to.empty()) return;
     if (from)
@@ -222,9 +236,10 @@ recurrence_report solve_adjoint(const backend::cuda& on, const view<const T, 3>&
     if (time > 1)
       enqueue_transform(on, function, same_value{}, std::tuple{states.slice(1, 1, time - 1)},
                         std::tuple{h.slice(1, 0, time - 1)});
-    cuda::launch(on, function, {std::min<index_t>(tokens, 4096), 256, 0},
-                 begin_exchange_kernel<Acc>, steps.a, batch, time, index_t{steps.r.gates}, pitch, d,
-                 false, view<const Acc, 2>{});
+    begin_exchange(on, function, steps.x, batch, pitch, d, false, {});
+    if (pitch > d)  // a's padding takes part in products whose results nobody reads
+      cuda::check(function, "cudaMemsetAsync",
+                  cudaMemsetAsync(steps.a, 0, bytes_of<Acc>(tokens * width), cuda::stream_of(on)));
     solve<true>(on, function, steps, form, report);
   }
   gradients_of_tokens(on, function, steps, w, out);

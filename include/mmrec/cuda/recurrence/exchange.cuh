@@ -60,10 +60,39 @@ __device__ __forceinline__ void send(double* p, double v) {
   asm volatile("st.relaxed.gpu.global.f64 [%0], %1;" : : "l"(p), "d"(sendable(v)) : "memory");
 }
 
+/// The vectors of some steps, one to a slot, for all rows of the batch. What a warp asks for at once,
+/// a fragment's depth of a tile of rows, lies in one piece, which is whole lines of L2: in float a
+/// row's own piece of it is half a line.
+template <class Acc>
+struct exchanged {
+  static constexpr index_t depth = fragment_depth<Acc>;
+  Acc* data = nullptr;  // (batch / rows, slots, pitch / depth, rows, depth)
+  index_t slots = 0, pitch = 0;
+  int rows = fragment_columns;  // of a tile, or the batch if it has fewer
+
+  exchanged() = default;
+  exchanged(index_t batch, index_t slots_, index_t pitch_) : slots(slots_), pitch(pitch_) {
+    if (batch < rows) rows = batch > 0 ? static_cast<int>(batch) : 1;
+  }
+  __host__ __device__ index_t tiles(index_t batch) const { return (batch + rows - 1) / rows; }
+  index_t words(index_t batch) const { return tiles(batch) * rows * slots * pitch; }
+  /// To a row that is `far` rows, a multiple of a tile's, and to a slot that is `steps` further.
+  __host__ __device__ index_t way(index_t far, index_t steps) const {
+    return (far * slots + steps * rows) * pitch;
+  }
+  __device__ Acc* operator()(index_t b, index_t slot) const {
+    return data + way(b - b % rows, slot) + b % rows * depth;
+  }
+  /// Where word j of a vector lies.
+  __device__ index_t place(index_t j) const { return j + j / depth * depth * (rows - 1); }
+  __device__ int stride() const { return rows * static_cast<int>(depth); }  // of packs
+};
+
 /// Packs of one row of the vector, on their way; of[k] is zero from the pack `count` on.
 template <class Acc, int Count>
 struct incoming {
   pack<Acc> of[Count];
+  int stride;  // from pack to pack in memory
 
   /// N of them, from the pack `first` on. `from`: the lane's first pack.
   template <int N = Count>
@@ -71,7 +100,7 @@ struct incoming {
 #pragma unroll
     for (int k = first; k < first + N; ++k) {
       of[k] = {};
-      if (k < count) of[k] = receive(from + k * fragment_depth<Acc>);
+      if (k < count) of[k] = receive(from + k * stride);
     }
   }
   /// Until all are there.
@@ -83,7 +112,7 @@ struct incoming {
       if (!__any_sync(all_lanes, !ready)) return;
 #pragma unroll
       for (int k = 0; k < Count; ++k)
-        if (!written(of[k])) of[k] = receive(from + k * fragment_depth<Acc>);
+        if (!written(of[k])) of[k] = receive(from + k * stride);
     }
   }
 };

@@ -4,11 +4,11 @@
 // does with the sums.
 //
 //   forward   a row tile is 8 units: 8 rows of W_b above 8 rows of the p half of W_m. The vector is
-//             h_{t-1}, which lies in x (batch, time + 1, pitch): slot t is the state before step t.
+//             h_{t-1}: slot t of x is the state before step t.
 //   adjoint   a row tile is 16 units: columns of W_b, and behind them in depth those of W_m. The
-//             vector is [a_b a_m] of step t + 1, in a (batch, time, gates pitch).
+//             vector is [a_b a_m] of step t + 1, slot t + 1 of x.
 //
-// x and a begin as words that nobody has written (exchange.cuh); padding is zero.
+// x begins as words that nobody has written (exchange.cuh); padding is zero.
 #pragma once
 
 #include <mmrec/cuda/fragments.cuh>
@@ -69,7 +69,7 @@ struct forward_steps {
 
   recurrence_data<S> r;
   const Acc* mixed = nullptr;  // (batch, time, D): W_m z, without the bias
-  Acc* x = nullptr;            // (batch, time + 1, pitch)
+  exchanged<Acc> x;            // time + 1 slots
   view<S, 3> h, gates;
 
   index_t depth() const { return r.pitch; }
@@ -78,11 +78,11 @@ struct forward_steps {
     part.r = r.rows(first, count);
     part.h = h.slice(0, first, part.r.batch), part.gates = gates.slice(0, first, part.r.batch);
     if (mixed) part.mixed += first * r.time * r.d;
-    part.x += first * (r.time + 1) * r.pitch;
+    part.x.data += x.way(first, 0);
     return part;
   }
-  __device__ Acc* state_before(index_t b, index_t t) const {
-    return x + (b * (r.time + 1) + t) * r.pitch;
+  __device__ Acc& state_before(index_t b, index_t t, index_t j) const {
+    return x(b, t)[x.place(j)];
   }
 
   __device__ Acc weight(index_t tile, int row, index_t k) const {
@@ -94,7 +94,7 @@ struct forward_steps {
   __device__ static bool multiplies(index_t) { return true; }
   __device__ static index_t round_count(const step_range& range) { return range.to - range.from; }
   __device__ const Acc* source(index_t b, index_t i, const step_range& range) const {
-    return state_before(b, range.from + i);
+    return x(b, range.from + i);
   }
 
   /// Where a unit of a row of the batch lies in a round, and what it needs in all of them; it goes
@@ -112,7 +112,7 @@ struct forward_steps {
     return {&r.z(b, t, j),
             &r.gamma(b, t, j),
             mixed + (b * r.time + t) * r.d + j,
-            state_before(b, t + 1) + j,
+            &state_before(b, t + 1, j),
             &h(b, t, j),
             gates ? &gates(b, t, j) : nullptr,
             j < r.d ? r.block_bias(j) : S{},
@@ -122,7 +122,7 @@ struct forward_steps {
     const auto by = [&](const auto& v) { return rows * v.stride(0) + rounds * v.stride(1); };
     at.z += by(r.z), at.gamma += by(r.gamma), at.h += by(h);
     at.mixed += (rows * r.time + rounds) * r.d;
-    at.state += (rows * (r.time + 1) + rounds) * r.pitch;
+    at.state += x.way(rows, rounds);
     if (gates) at.gates += by(gates);
   }
   /// What a step needs that does not wait for the step before.
@@ -135,7 +135,7 @@ struct forward_steps {
   }
   /// The unit's own state, which it keeps from step to step.
   __device__ Acc begin(index_t b, index_t j, const step_range& range) const {
-    return state_before(b, range.from)[j];
+    return state_before(b, range.from, j);
   }
   /// Of the round that `in` was asked for; the new value. One of the threads that know it tells the
   /// others, which everyone waits for, and writes the results.
@@ -168,7 +168,8 @@ struct adjoint_steps {
   view<const S, 3> g, gates;
   const Acc* p = nullptr;  // (batch, time, D): h_{t-1}
   Acc* e = nullptr;        // (batch, time, D)
-  Acc* a = nullptr;        // (batch, time, gates pitch)
+  Acc* a = nullptr;        // (batch, time, gates pitch), for products over all tokens
+  exchanged<Acc> x;        // the same for the next step, time slots
   Acc* carry = nullptr;    // (batch, D): dp of the step behind the range, then of its first one
 
   index_t depth() const { return r.gates * r.pitch; }
@@ -177,11 +178,11 @@ struct adjoint_steps {
     part.r = r.rows(first, count);
     part.g = g.slice(0, first, part.r.batch), part.gates = gates.slice(0, first, part.r.batch);
     part.p += first * r.time * r.d, part.e += first * r.time * r.d;
-    part.a += first * r.time * (r.gates * r.pitch);
+    part.a += first * r.time * (r.gates * r.pitch), part.x.data += x.way(first, 0);
     part.carry += first * r.d;
     return part;
   }
-  __device__ Acc* sent(index_t b, index_t t) const {
+  __device__ Acc* kept(index_t b, index_t t) const {
     return a + (b * r.time + t) * (r.gates * r.pitch);
   }
 
@@ -199,25 +200,26 @@ struct adjoint_steps {
     return range.to - range.from + 1;
   }
   __device__ const Acc* source(index_t b, index_t i, const step_range& range) const {
-    return sent(b, range.to - i);
+    return x(b, range.to - i);
   }
 
   struct place {
     const S *g, *z, *gamma, *s;
     const Acc* p;
-    Acc *a, *e, *carry;  // where results go
+    Acc *sent, *a, *e, *carry;  // where results go
   };
   __device__ place at(index_t b, index_t j, index_t i, const step_range& range) const {
     const index_t t = range.to - 1 - i, token = b * r.time + t;
-    return {&g(b, t, j),         &r.z(b, t, j),  &r.gamma(b, t, j),   &gates(b, t, j),
-            p + token * r.d + j, sent(b, t) + j, e + token * r.d + j, carry + b * r.d + j};
+    return {&g(b, t, j),     &r.z(b, t, j),       &r.gamma(b, t, j),
+            &gates(b, t, j), p + token * r.d + j, x(b, t) + x.place(j),
+            kept(b, t) + j,  e + token * r.d + j, carry + b * r.d + j};
   }
   __device__ void move(place& at, index_t rows, index_t rounds) const {
     const auto by = [&](const auto& v) { return rows * v.stride(0) - rounds * v.stride(1); };
     const index_t tokens = rows * r.time - rounds;
     at.g += by(g), at.z += by(r.z), at.gamma += by(r.gamma), at.s += by(gates);
     at.p += tokens * r.d, at.e += tokens * r.d, at.a += tokens * (r.gates * r.pitch);
-    at.carry += rows * r.d;
+    at.sent += x.way(rows, -rounds), at.carry += rows * r.d;
   }
   struct ahead {
     S g, z, gamma, s, m;
@@ -240,8 +242,10 @@ struct adjoint_steps {
     const mmrec::detail::adjoint_step<Acc> step(now, widen<Acc>(in.z), in.p, widen<Acc>(in.s),
                                                 widen<Acc>(in.m), r.mix_factor);
     if (tell) {
-      send(at.a, step.a_block);
-      if (r.gates == 2) send(at.a + r.pitch, step.a_mix);
+      send(at.sent, step.a_block);
+      if (r.gates == 2) send(at.sent + r.pitch * x.rows, step.a_mix);
+      *at.a = step.a_block;
+      if (r.gates == 2) at.a[r.pitch] = step.a_mix;
       *at.e = now;
     }
     return step.direct + now * (gamma + r.mix_factor * gamma);

@@ -87,9 +87,10 @@ struct sweep_solver<forward_steps<S>> {
       });
     Acc first(0);
     product_of_tokens<Acc>(
-        shared, steps.x, r.batch * count,
-        [&](index_t i) { return steps.state_before(i / count, window.from + i % count) - steps.x; },
-        r.d, r.d, 0, forward_weights<S>{r.block, r.mix, r.gates}, r.gates * r.d,
+        shared, steps.x.data, r.batch * count,
+        [&](index_t i) { return steps.x(i / count, window.from + i % count) - steps.x.data; }, r.d,
+        [&](index_t k) { return steps.x.place(k); }, forward_weights<S>{r.block, r.mix, r.gates},
+        r.gates * r.d,
         [&](index_t i, index_t column, Acc sum) {
           if (r.gates == 2 && column % 2 == 0) {
             first = sum;
@@ -97,19 +98,19 @@ struct sweep_solver<forward_steps<S>> {
           }
           const index_t b = i / count, s = i % count, j = column / r.gates;
           gates_of(b, s, j, r.gates == 2 ? first : sum, sum,
-                   steps.state_before(b, window.from + s)[j]);
+                   steps.state_before(b, window.from + s, j));
         });
   }
-  __device__ Acc start(index_t b, index_t j) const { return steps.state_before(b, window.from)[j]; }
+  __device__ Acc start(index_t b, index_t j) const { return steps.state_before(b, window.from, j); }
   __device__ chunk_end<Acc> coefficients(index_t b, index_t s, index_t j, index_t) const {
     const Acc gamma = widen<Acc>(steps.r.gamma(b, window.from + s, j));
     return {gamma + steps.r.mix_factor * gamma, beta(b, s)[j]};
   }
   __device__ Acc before(index_t b, index_t s, index_t j) const {
-    return steps.state_before(b, window.from + s + 1)[j];
+    return steps.state_before(b, window.from + s + 1, j);
   }
   __device__ void keep(index_t b, index_t s, index_t j, Acc value) const {
-    steps.state_before(b, window.from + s + 1)[j] = value;
+    steps.state_before(b, window.from + s + 1, j) = value;
   }
   /// The gates of sweep k belong to the states of sweep k - 1, so k - 1 steps are exact in both.
   __device__ index_t exact(index_t sweep) const { return sweep - 1; }
@@ -119,7 +120,7 @@ struct sweep_solver<forward_steps<S>> {
   __device__ void finish(sweep_shared<Acc>&, index_t exact) const {
     const auto& r = steps.r;
     share_out(r.batch, window.steps, r.d, [&](index_t b, index_t s, index_t j) {
-      Acc& state = steps.state_before(b, window.from + s + 1)[j];
+      Acc& state = steps.state_before(b, window.from + s + 1, j);
       if (s < exact)
         steps.h(b, window.from + s, j) = narrow<S>(state);
       else
@@ -160,9 +161,10 @@ struct sweep_solver<adjoint_steps<S>> {
         shared, steps.a, rows,
         [&](index_t i) {
           const auto at = place(i);
-          return steps.sent(at.b, time_of(at.s)) - steps.a;
+          return steps.kept(at.b, time_of(at.s)) - steps.a;
         },
-        r.gates * r.d, r.d, r.pitch - r.d, adjoint_weights<S>{r.block, r.mix, r.d}, r.d,
+        r.gates * r.d, [&](index_t k) { return k < r.d ? k : k + (r.pitch - r.d); },
+        adjoint_weights<S>{r.block, r.mix, r.d}, r.d,
         [&](index_t i, index_t j, Acc sum) {
           const auto at = place(i);
           const index_t t = time_of(at.s);
@@ -193,7 +195,7 @@ struct sweep_solver<adjoint_steps<S>> {
     const index_t t = time_of(s);
     e(b, t, j) = value;
     const auto step = through_gates(b, t, j, value);
-    Acc* const to = steps.sent(b, t) + j;
+    Acc* const to = steps.kept(b, t) + j;
     to[0] = step.a_block;
     if (steps.r.gates == 2) to[steps.r.pitch] = step.a_mix;
   }
@@ -203,11 +205,6 @@ struct sweep_solver<adjoint_steps<S>> {
   }
   __device__ void finish(sweep_shared<Acc>& shared, index_t exact) const {
     const auto& r = steps.r;
-    share_out(r.batch, window.steps - exact, r.d, [&](index_t b, index_t n, index_t j) {
-      Acc* const to = steps.sent(b, window.from + n) + j;
-      for (int gate = 0; gate < r.gates; ++gate)
-        to[gate * r.pitch] = std::bit_cast<Acc>(not_written<Acc>);
-    });
     // dp of the first exact step, for the steps before it.
     transposed_product(
         shared, r.batch, [&](index_t b) { return token{b, exact - 1}; },

@@ -14,15 +14,15 @@ struct sweep_shared {
   index_t offset[product_tile];
 };
 
-/// Rows of tokens, wherever they begin; behind the seam, depth goes on `jump` further.
-template <class Acc>
+/// Rows of tokens, wherever they begin, and where `place` says their words lie.
+template <class Acc, class Place>
 struct token_rows {
   static constexpr bool along_depth = true;
   const Acc* data;
   const index_t* offset;
-  index_t seam, jump;
+  const Place& place;
   __device__ const Acc& operator()(index_t k, index_t i) const {
-    return data[offset[i] + (k < seam ? k : k + jump)];
+    return data[offset[i] + place(k)];
   }
 };
 template <class Weights>
@@ -35,11 +35,10 @@ struct weight_columns {
 
 /// store(i, j, sum) for the products of `rows` tokens with `columns` of the weights; the blocks of
 /// the grid share the tiles.
-template <class Acc, class Weights, class Offset, class Store>
+template <class Acc, class Weights, class Offset, class Place, class Store>
 __device__ void product_of_tokens(sweep_shared<Acc>& shared, const Acc* data, index_t rows,
-                                  const Offset& offset_of, index_t depth, index_t seam,
-                                  index_t jump, const Weights& weights, index_t columns,
-                                  const Store& store) {
+                                  const Offset& offset_of, index_t depth, const Place& place,
+                                  const Weights& weights, index_t columns, const Store& store) {
   const auto tiles = [](index_t n) { return (n + product_tile - 1) / product_tile; };
   const auto part = [](index_t n, index_t from) {
     return n - from < product_tile ? n - from : index_t{product_tile};
@@ -51,7 +50,7 @@ __device__ void product_of_tokens(sweep_shared<Acc>& shared, const Acc* data, in
     if (threadIdx.x < product_tile && i0 + threadIdx.x < rows)
       shared.offset[threadIdx.x] = offset_of(i0 + threadIdx.x);
     __syncthreads();
-    block_product<Acc>(shared.tiles, token_rows<Acc>{data, shared.offset, seam, jump},
+    block_product<Acc>(shared.tiles, token_rows<Acc, Place>{data, shared.offset, place},
                        weight_columns<Weights>{weights, j0}, part(rows, i0), part(columns, j0),
                        depth,
                        [&](index_t i, index_t j, const Acc& sum) { store(i0 + i, j0 + j, sum); });

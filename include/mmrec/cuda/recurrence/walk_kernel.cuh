@@ -86,7 +86,8 @@ struct walk {
 
     // Where the lane's column lies: of the next round, and how far the ones behind it are.
     const index_t b = row0 + lane.row, rows_left = steps.r.batch - b;
-    const Acc* from = steps.source(b, 0, range) + first * depth + lane.place * V;
+    const int stride = steps.x.stride();
+    const Acc* from = steps.source(b, 0, range) + first * stride + lane.place * V;
     const index_t along = steps.source(b, 1, range) - steps.source(b, 0, range),
                   across = steps.source(b + columns, 0, range) - steps.source(b, 0, range),
                   back = along - (row_tiles - 1) * across;
@@ -105,6 +106,7 @@ struct walk {
 
     const sums_out<Steps, Blocks, Tiles> hand_over(sums, sums_words, arrived, part, rank, units);
     incoming<Acc, at_once> now;
+    now.stride = stride;
     now.request(from, count_there());
     int buffer = 0;
     unsigned parity = 1;  // of a phase that is over before the first
@@ -149,12 +151,12 @@ struct walk {
         for (int tile = 0; tile < tiles; ++tile) {
           fragment_sum<Acc> sum;
           for (int q = 0, q_next = 0;; q = q_next) {
-            now.wait(from + q * depth);
+            now.wait(from + q * stride);
             const auto ready = now;
             const bool last = q + at_once >= count;
             q_next = last ? 0 : q + at_once;
             if (last && tile + 1 == tiles) advance();
-            now.request(from + q_next * depth, count_there() - q_next);
+            now.request(from + q_next * stride, count_there() - q_next);
 #pragma unroll
             for (int k = 0; k < at_once; ++k)
               if (q + k < count) {
