@@ -152,6 +152,8 @@ void sweep(const backend::cuda& backend, const Op& op,
   p.identity = static_cast<State>(op.identity());
   p.time = args.in[0].extent(1);
   p.sequences = args.sequences(), p.channels = args.channels();
+  for (const auto& s : p.in) p.turned = p.turned || s.how == d::access::channels;
+  for (const auto& s : p.out) p.turned = p.turned || s.how == d::access::channels;
   p.across = plan.across, p.groups = plan.groups(), p.pieces = plan.pieces;
 
   const auto all = [&](d::access how) {

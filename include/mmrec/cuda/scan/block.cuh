@@ -146,7 +146,7 @@ struct block_sweep : lane_sweep<P> {
       const int neighbour = place + (backwards ? 1 : -1);
       const bool edge = from == 0 && (neighbour < 0 || neighbour == deep);
       x.first = edge && o.first ? 0 : -1;
-      const int whose = from > 0 ? lane : neighbour * across + column;
+      const int whose = from > 0 ? lane : base::lane_at(neighbour * across + column);
 #pragma unroll
       for (int e = 0; e < int(P::NS); ++e) {
         constexpr int shifted = P::NI - P::NS;
@@ -196,12 +196,12 @@ struct block_sweep : lane_sweep<P> {
     summary mine = own::sum_of(sum);
     if (deep > 1) {
       for (int distance = 1; distance < deep; distance *= 2) {
-        const summary left = shuffle_up(mine, distance * across);
+        const summary left = this->earlier(mine, distance);
         if (place >= distance) mine = own::combine(p.op, left, mine);
       }
-      const summary before = shuffle_up(mine, across);
+      const summary before = this->earlier(mine, 1);
       before_me() = place > 0 ? before : own::none(p.op);
-      mine = from_lane(mine, warp - across + column);
+      mine = this->from_position(mine, warp - across + column);
     }
     if (place == 0) total(me) = mine;
   }
@@ -254,11 +254,8 @@ struct block_sweep : lane_sweep<P> {
           return;
         }
         constexpr int n = int(sizeof(y) / sizeof(y[0]));
-        T narrowed[n];
-#pragma unroll
-        for (int i = 0; i < n; ++i) narrowed[i] = narrow<T>(y[i]);
-        tile::write(here + k * tile::size, narrowed, how_of<How>(p.out[k]), lane,
-                    step_of(s) + from);
+        tile::write(here + k * tile::size, lane_steps<T, n>::narrowed(y), how_of<How>(p.out[k]),
+                    lane, step_of(s) + from);
       });
     }
     __syncwarp();

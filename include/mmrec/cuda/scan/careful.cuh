@@ -47,7 +47,7 @@ __device__ __noinline__ void finish_carefully(const P& p, const stretch& of, boo
         for (int s = 0; s < Block::held_places; ++s)
           b.template advance<false>(b.read(b.start_of(of) + b.step_of(s)), mine);
       }
-      if (in_turn) carry = from_lane(mine, i * b.across + b.column);
+      if (in_turn) carry = b.from_position(mine, i * b.across + b.column);
     }
     __syncwarp();  // everybody has read the one before
     if (in_turn && b.place == 0) b.slow[b.column] = carry;

@@ -12,7 +12,7 @@ namespace mmrec::cuda::detail {
 template <class P>
 struct place_steps {
   using T = typename P::T;
-  T x[P::NI][steps<T, P::NI>];
+  lane_steps<T, steps<T, P::NI>> x[P::NI];
   T below[at_least_one<P::NS>];  // of shifted streams, the element before the first step
   T* to[P::NO];                  // where the first step's results go
   unsigned rows;
@@ -32,6 +32,7 @@ struct lane_sweep {
   const P& p;
   int lane, me, warps;  // this warp, of the block's
   int across, deep;     // lanes of a warp: recurrences by places in time
+  int position;         // of this lane, among places in time and in them recurrences
   int column, place;    // this lane's
   bool live = false;    // lanes that stand for nothing follow the last that does, and do not write
   unsigned live_lanes;  // of this warp
@@ -51,8 +52,9 @@ struct lane_sweep {
         warps(int(blockDim.x) / warp),
         across(p.across),
         deep(warp >> log_of(across)),
-        column(lane & (across - 1)),
-        place(lane >> log_of(across)) {
+        position(turned() ? turned_position(lane) : lane),
+        column(position & (across - 1)),
+        place(position >> log_of(across)) {
     index_t sequence, channel, batch = 0;
     if (p.offsets) {
       const index_t groups = (p.channels + across - 1) / across;
@@ -85,6 +87,20 @@ struct lane_sweep {
       for (int e = 0; e < NS; ++e)
         edge[e] = p.edge[e].data ? *p.edge[e].at(sequence, channel) : p.edge_default[e];
     }
+  }
+
+  __device__ bool turned() const { return turned_lanes<T> && p.turned; }
+  /// What another lane has: at a position, or so many places before in time.
+  __device__ __forceinline__ int lane_at(int its) const {
+    return turned() ? turned_lane(its & (warp - 1)) : its;
+  }
+  template <class S>
+  __device__ __forceinline__ S from_position(const S& v, int its) const {
+    return from_lane(v, lane_at(its));
+  }
+  template <class S>
+  __device__ __forceinline__ S earlier(const S& v, int places) const {
+    return from_position(v, position - places * across);
   }
 
   __device__ carry_type first_carry() const { return p.op.load(carry_in ? *carry_in : p.identity); }
@@ -131,8 +147,7 @@ struct lane_sweep {
       const T* q = in[k] + start * p.in[k].time;
 #pragma unroll
       for (int i = 0; i < R; ++i, q += p.in[k].time) {
-        s.x[k][i] = T{};
-        if (s.rows >> i & 1) s.x[k][i] = *q;
+        s.x[k].put(i, s.rows >> i & 1 ? *q : T{});
       }
     }
 #pragma unroll

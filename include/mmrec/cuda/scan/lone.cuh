@@ -119,6 +119,12 @@ struct lone_sweep : lane_sweep<P> {
   }
 
  private:
+  /// As below; where time is nearest, without a detour.
+  template <class S>
+  __device__ __forceinline__ S earlier(const S& v, int places) const {
+    return How == access::times ? shuffle_up(v, places * across) : base::earlier(v, places);
+  }
+
   /// The addresses of the tile that begins with step `start`.
   __device__ __forceinline__ void aim(index_t start) {
     start += (backwards ? deep - 1 - place : place) * L;
@@ -170,13 +176,14 @@ struct lone_sweep : lane_sweep<P> {
         return slot[k * tile::size + tile::at(how(p.in[k]), l, L - 1)];
       };
       const bool outermost = place == (backwards ? deep - 1 : 0);
-      const int neighbour = outermost ? lane : lane + (backwards ? across : -across);
+      const int neighbour =
+          outermost ? lane : base::lane_at(base::position + (backwards ? across : -across));
       if constexpr (backwards) {
-        below[e] = last_of(outermost ? next : here, outermost ? column : neighbour);
+        below[e] = last_of(outermost ? next : here, outermost ? base::lane_at(column) : neighbour);
         if (outermost && last) below[e] = before[e];
       } else {
         below[e] = outermost ? before[e] : last_of(here, neighbour);
-        before[e] = last_of(here, (deep - 1) * across + column);
+        before[e] = last_of(here, base::lane_at((deep - 1) * across + column));
       }
     }
   }
@@ -228,10 +235,7 @@ struct lone_sweep : lane_sweep<P> {
         const stream<T>& s = p.out[k];
         if (!s.data) continue;
         if (how(s) != access::elements) {
-          T narrowed[R];
-#pragma unroll
-          for (int i = 0; i < R; ++i) narrowed[i] = narrow<T>(y[k][i]);
-          tile::write(here + k * tile::size, narrowed, how(s), lane, at);
+          tile::write(here + k * tile::size, lane_steps<T, R>::narrowed(y[k]), how(s), lane, at);
         } else if (live) {
           T* q = to[k][0] + at * s.time;
 #pragma unroll
@@ -249,10 +253,10 @@ struct lone_sweep : lane_sweep<P> {
     const auto mine = own::sum_of(few);
     auto sum = own::link_of(mine);
     for (int distance = 1; distance < deep; distance *= 2) {
-      const auto left = shuffle_up(sum, distance * across);
+      const auto left = earlier(sum, distance);
       if (place >= distance) sum = own::join(p.op, left, sum);
     }
-    const auto before = shuffle_up(sum, across), all = from_lane(sum, warp - across + column);
+    const auto before = earlier(sum, 1), all = base::from_position(sum, warp - across + column);
     if (place > 0) own::pass(p.op, before, enters);
     own::pass(p.op, all, behind);
     return __all_sync(all_lanes, !live || own::may_apply(mine, enters));
@@ -288,7 +292,7 @@ __device__ __noinline__ typename lane_sweep<P>::carry_type lone_carefully(
     for (index_t i = 0; i < count; ++i)
       b.template advance<false>(b.read((first + (sweep::backwards ? count - 1 - i : i)) * sweep::R),
                                 carry);
-  return from_lane(carry, b.column);
+  return b.from_position(carry, b.column);
 }
 
 template <class P, access How>

@@ -40,7 +40,7 @@ __device__ __forceinline__ void wait_for_all_but(int n) {
 template <class P>
 struct piece_sweep : piece_block<P> {
   using base = piece_block<P>;
-  using base::column, base::lane, base::live, base::me, base::p, base::place, base::total,
+  using base::column, base::live, base::me, base::p, base::place, base::position, base::total,
       base::warps;
   using T = typename P::T;
   using typename base::carry_type, typename base::own, typename base::summary;
@@ -91,14 +91,14 @@ struct piece_sweep : piece_block<P> {
     __syncthreads();
 
     const bool in_turn = this->slowly(), tell = p.board && me == 0;
-    if (tell && !in_turn) all.write(on_board::state_behind, number, group, carry, lane);
+    if (tell && !in_turn) all.write(on_board::state_behind, number, group, carry, position);
     const carry_type state = this->entries[me * warp + column];
     if (whole && !in_turn)
       as_they_lie([&](auto how) { this->template finish<how>(here, tiles, outside, state); });
     else
       finish_carefully<base>(p, now, in_turn, state);
     if (in_turn && me == 0) this->correct(carry);
-    if (tell && in_turn) all.write(on_board::state_behind, number, group, carry, lane);
+    if (tell && in_turn) all.write(on_board::state_behind, number, group, carry, position);
     if (live && me == 0 && place == 0 && number == p.pieces - 1) this->last_carry(carry);
   }
 
@@ -176,12 +176,12 @@ struct piece_sweep : piece_block<P> {
       for (int w = 1; w < warps; ++w) own::append(p.op, sum, total(w));
       // The last piece, which waits for this one, may overwrite what was read.
       if (this->carry_in && this->carry_out) __threadfence();
-      all.write(on_board::piece_summary, number, group, own::sum_of(sum), lane);
+      all.write(on_board::piece_summary, number, group, own::sum_of(sum), position);
     }
     if (number == 0) return;
     const index_t begin = long_entry();
     const auto begun =
-        all.template begin_to_read<carry_type>(on_board::long_entry, begin, group, lane);
+        all.template begin_to_read<carry_type>(on_board::long_entry, begin, group, position);
 #pragma unroll 1
     for (int i = me; i < parts(); i += warps) gather(part(i), i);
     if (!on_board::narrow(p.across) && number % window_pieces == window_pieces - 1)
@@ -189,10 +189,11 @@ struct piece_sweep : piece_block<P> {
     __syncthreads();
     if (me > 0) return;
 
-    if (begin > 0) entry = all.read_begun(begun, on_board::long_entry, begin, group, lane);
+    if (begin > 0) entry = all.read_begun(begun, on_board::long_entry, begin, group, position);
     follow(entry);
     const index_t apart = on_board::long_pieces(p.across);
-    if (number % apart == 0) all.write(on_board::long_entry, number / apart, group, entry, lane);
+    if (number % apart == 0)
+      all.write(on_board::long_entry, number / apart, group, entry, position);
   }
 
   /// A part as one summary. Lanes that are neighbours in time have parts of it.
@@ -204,7 +205,7 @@ struct piece_sweep : piece_block<P> {
 #pragma unroll 1
     for (int first = 0; first < each; first += batch) {
       summary s[batch];
-      all.read(s, part.kind, part.first + from + first, group, n - first, lane);
+      all.read(s, part.kind, part.first + from + first, group, n - first, position);
 #pragma unroll
       for (int j = 0; j < batch; ++j)
         if (batch - j <= n - first) own::append(p.op, sum, s[j]);
@@ -212,7 +213,7 @@ struct piece_sweep : piece_block<P> {
     summary whole = own::sum_of(sum);
 #pragma unroll 1
     for (int distance = 1; distance < base::deep; distance *= 2) {
-      const summary left = shuffle_up(whole, distance * base::across);
+      const summary left = this->earlier(whole, distance);
       if (place >= distance) whole = own::combine(p.op, left, whole);
     }
     if (place == base::deep - 1) total(warps + i) = whole;
@@ -226,7 +227,7 @@ struct piece_sweep : piece_block<P> {
     auto sum = own::start(total(warps + last));
 #pragma unroll 1
     for (int w = 0; w < warps; ++w) own::append(p.op, sum, total(w));
-    all.write(on_board::window_summary, number / window_pieces, group, own::sum_of(sum), lane);
+    all.write(on_board::window_summary, number / window_pieces, group, own::sum_of(sum), position);
   }
 
   /// From the state of the long entry to the one behind all parts.
@@ -262,7 +263,7 @@ struct piece_sweep : piece_block<P> {
       const summary s = total(warps + i);
       const bool apply = !live || own::may_apply(s, state);
       const auto behind = all.template read_one<carry_type>(
-          on_board::state_behind, (its.first + its.n) * its.pieces - 1, group, lane);
+          on_board::state_behind, (its.first + its.n) * its.pieces - 1, group, position);
       if (apply)
         own::apply(p.op, s, state);
       else

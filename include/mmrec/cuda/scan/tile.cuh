@@ -2,9 +2,10 @@
 // Tiles: what a warp holds of one stream in shared memory, R steps of its 32 lanes. They are fetched
 // 16 bytes at once where alignment allows, whatever the layout, while others are worked on
 // (cp.async); a tile keeps the order in which it was fetched, by step or by lane, and either is read
-// without bank conflicts.
+// without bank conflicts: where 16-bit elements lie by step, eight steps of a lane by one `ldmatrix`.
 #pragma once
 
+#include <mmrec/cuda/scan/lane_steps.cuh>
 #include <mmrec/cuda/scan/parameters.cuh>
 
 #include <cuda_pipeline_primitives.h>
@@ -40,11 +41,13 @@ template <class T, int R>
 struct tile_of {
   static constexpr int v = pack_size<T>, vectors = R / v, size = warp * R;
   static_assert(vectors >= 1 && (vectors & (vectors - 1)) == 0);
+  static constexpr bool turns = turned_lanes<T>;
 
   /// Where a step of a lane is. In time order a lane's steps lie together, with their vectors in an
   /// order in which the same vector of eight lanes is in different banks.
   static __device__ __forceinline__ int at(access how, int lane, int step) {
-    if (how != access::times) return step * warp + lane;
+    if (how != access::times)
+      return step * warp + (turns && how == access::channels ? turned_position(lane) : lane);
     constexpr int n = vectors < 8 ? vectors : 8;
     return lane * R + ((step / v) ^ (lane * n / 8 % n)) * v + step % v;
   }
@@ -64,7 +67,8 @@ struct tile_of {
   /// The lane to which vector i belongs, with its neighbours if it is one step of theirs; and where
   /// the vector is in memory, from that lane's first step.
   static __device__ __forceinline__ int owner(access how, int lane, int i) {
-    return how == access::times ? i * (warp / vectors) + lane / vectors : lane % (warp / v) * v;
+    if (how == access::times) return i * (warp / vectors) + lane / vectors;
+    return turns ? turned_lane(lane % (warp / v) * v) : lane % (warp / v) * v;
   }
   static __device__ __forceinline__ index_t offset(access how, int lane, int i, index_t time) {
     return how == access::times ? lane % vectors * v : (lane / (warp / v) + i * v) * time;
@@ -189,33 +193,32 @@ struct tile_of {
             : "memory");
   }
 
-  /// N of a lane's steps, from step `first`, which is a multiple of N and of v.
+  /// N of a lane's steps, from step `first`, which is a multiple of N and of v. All lanes call it.
   template <int N>
-  static __device__ __forceinline__ void read(T (&to)[N], const T* tile, access how, int lane,
-                                              int first = 0) {
+  static __device__ __forceinline__ void read(lane_steps<T, N>& to, const T* tile, access how,
+                                              int lane, int first = 0) {
     if (how == access::times) {
 #pragma unroll
-      for (int i = 0; i < N; i += v) {
-        const auto x = *reinterpret_cast<const pack<T>*>(tile + at(how, lane, first + i));
+      for (int i = 0; i < N; i += v)
+        to.put(i, *reinterpret_cast<const uint4*>(tile + at(how, lane, first + i)));
+    } else if (turns && how == access::channels) {
 #pragma unroll
-        for (int j = 0; j < v; ++j) to[i + j] = x.element[j];
-      }
+      for (int i = 0; i < N; i += v) to.put(i, read_turned(tile + (first + i) * warp, lane));
     } else {
 #pragma unroll
-      for (int i = 0; i < N; ++i) to[i] = tile[(first + i) * warp + lane];
+      for (int i = 0; i < N; ++i) to.put(i, tile[(first + i) * warp + lane]);
     }
   }
   template <int N>
-  static __device__ __forceinline__ void write(T* tile, const T (&from)[N], access how, int lane,
-                                               int first) {
+  static __device__ __forceinline__ void write(T* tile, const lane_steps<T, N>& from, access how,
+                                               int lane, int first) {
     if (how == access::times) {
 #pragma unroll
-      for (int i = 0; i < N; i += v) {
-        pack<T> x;
+      for (int i = 0; i < N; i += v)
+        *reinterpret_cast<uint4*>(tile + at(how, lane, first + i)) = from.vector(i);
+    } else if (turns && how == access::channels) {
 #pragma unroll
-        for (int j = 0; j < v; ++j) x.element[j] = from[i + j];
-        *reinterpret_cast<pack<T>*>(tile + at(how, lane, first + i)) = x;
-      }
+      for (int i = 0; i < N; i += v) write_turned(tile + (first + i) * warp, from.vector(i), lane);
     } else {
 #pragma unroll
       for (int i = 0; i < N; ++i) tile[(first + i) * warp + lane] = from[i];
