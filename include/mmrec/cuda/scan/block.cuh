@@ -42,6 +42,11 @@ struct block_sweep : lane_sweep<P> {
   index_t origin;       // of the places: a multiple of R at or before the first step
 
   static constexpr int held_places = Held;
+  /// Places that are taken in straight line; costly steps fill the instruction cache sooner.
+  template <access How>
+  static constexpr int in_line = How == access::elements                 ? 1
+                                 : scan_ops::costly<typename P::op_type> ? 2
+                                                                         : Held;
   static constexpr unsigned any_lost = 1u << 31;
   static constexpr int slot_size = P::NI * tile::size;
   static_assert(P::NO <= P::NI - P::NS, "results take the place of inputs that are not shifted");
@@ -168,7 +173,7 @@ struct block_sweep : lane_sweep<P> {
     typename own::series sum;
     wait(0);
     auto next = fetched<How>(c, here, 0, o);
-#pragma unroll(How == access::elements ? 1 : 2)
+#pragma unroll(in_line<How>)
     for (int s = 0; s < Held; ++s) {
       const auto now = next;
       if (s + 1 < Held) {
@@ -244,7 +249,7 @@ struct block_sweep : lane_sweep<P> {
       tiled[k] =
           How != access::elements || (base::plain_stores && p.out[k].how != access::elements);
     auto next = fetched<How>(c, here, 0, o);
-#pragma unroll(How == access::elements ? 1 : 2)
+#pragma unroll(in_line<How>)
     for (int s = 0; s < Held; ++s) {
       const auto x = next;
       if (s + 1 < Held) next = fetched<How>(c, here, s + 1, o);

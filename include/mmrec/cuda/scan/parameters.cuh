@@ -43,12 +43,11 @@ inline constexpr int steps = (Inputs == 1 ? 16 : 8) / (sizeof(T) == 8 ? 2 : 1);
 
 /// Tiles of every stream that are on their way while one is worked on, with that one.
 inline constexpr int stages = 3;
-/// Places in time that a lane of a piece has: 12 to 16 KiB of shared memory to a warp, or 128 steps.
+/// Places in time that a lane of a piece has: 12 to 16 KiB of shared memory to a warp.
 template <class T, std::size_t Inputs>
-inline constexpr int held = (Inputs < 3 ? 8 : 4) * (sizeof(T) == 2 && Inputs > 1 ? 2 : 1);
-/// Warps of a piece that does not hold all of time: two or three of them share a multiprocessor.
-template <class T, std::size_t Inputs>
-inline constexpr int piece_warps = sizeof(T) == 2 && Inputs == 1 ? 8 : 4;
+inline constexpr int held = (Inputs < 3 ? 8 : 4) * (sizeof(T) == 2 ? 2 : 1);
+/// Warps of a piece that does not hold all of time: three of them share a multiprocessor.
+inline constexpr int piece_warps = 4;
 
 /// Pieces, to two multiprocessors, that may be fetched at once when a scan begins: half of those that
 /// are resident.

@@ -94,7 +94,7 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
   plan.walk = false;
   const index_t needed = (places(plan.across) + held<T, NI> - 1) / held<T, NI>;  // warps
   plan.warps = t.warps > 0           ? t.warps
-               : needed > most_warps ? piece_warps<T, NI>
+               : needed > most_warps ? piece_warps
                                      : power_of_two(needed, most_warps);
   const index_t piece = index_t{plan.warps} * held<T, NI> * (warp / plan.across) * R;
   plan.pieces = std::max<index_t>(1, (length + piece - 1) / piece);
