@@ -216,6 +216,36 @@ struct lane_sweep {
     each<Whole, R>(s, 0,
                    [&](const std::array<State, NI>& now, int) { Own::extend(p.op, few, now); });
   }
+  /// The same for a place all of whose steps exist, which take_kept takes next. Of floats with two
+  /// inputs nothing is kept: registers would not do, and there exponentials are not what is waited for.
+  static constexpr bool keeps = goes_together<Op> && (NI == 1 || sizeof(T) == 2);
+  using kept = kept_terms<keeps, State, R>;
+  template <class Own>
+  __device__ __forceinline__ void sum_and_keep(const place_steps<P>& s, typename Own::few& few,
+                                               kept& k) const {
+    if constexpr (keeps) {
+      std::array<State, NI> in[R];
+      each<true, R>(s, 0, [&](const std::array<State, NI>& now, int i) { in[i] = now; });
+      typename Own::type together;
+      if (detail::sum_and_keep(p.op, in, together, k))
+        few = Own::combine(p.op, few, together);
+      else
+        each<true, R>(s, 0,
+                      [&](const std::array<State, NI>& now, int) { Own::extend(p.op, few, now); });
+    } else {
+      sum_steps<true, Own>(s, few);
+    }
+  }
+  __device__ __forceinline__ void take_kept(const place_steps<P>& s, const kept& k,
+                                            carry_type& carry, State (&y)[NO][R]) const {
+    if constexpr (keeps) {
+      std::array<State, NI> in[R];
+      each<true, R>(s, 0, [&](const std::array<State, NI>& now, int i) { in[i] = now; });
+      detail::take_kept(p.op, carry, in, k, y[0]);
+    } else {
+      take<true>(s, 0, carry, y);
+    }
+  }
   /// Takes the steps of a place, some at a time: put(results, stream, first of these steps).
   template <bool Whole, class Put>
   __device__ __forceinline__ void advance(const place_steps<P>& s, carry_type& carry,

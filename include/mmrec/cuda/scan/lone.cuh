@@ -34,6 +34,7 @@ struct lone_sweep : lane_sweep<P> {
   static constexpr int NI = P::NI, NO = P::NO, NS = P::NS, R = base::R;
   static_assert(NO <= NI - NS, "results take the place of inputs that are not shifted");
   static constexpr int vectors = 4, L = vectors * pack_size<T>;  // steps of a lane in a tile
+  static constexpr int parts = L / R;                            // which are taken together
   using tile = tile_of<T, L>;
   static constexpr int slot_size = NI * tile::size, slot_bytes = slot_size * int(sizeof(T));
   /// What a warp has of shared memory: a multiprocessor is to have 40 KiB on their way.
@@ -104,11 +105,12 @@ struct lone_sweep : lane_sweep<P> {
       if (How == access::channels || deep == 1) {
         take(here, first, below, carry);
       } else {
-        const auto few = sum_up(here, first, below);
+        typename base::kept kept[parts];
+        const auto few = sum_up(here, first, below, kept);
         auto enters = carry, behind = carry;
         if (!pass_on(few, enters, behind)) break;
         __syncwarp();  // neighbours have read what is overwritten now
-        take(here, first, below, enters);
+        take(here, first, below, enters, kept);
         carry = behind;
       }
       __syncwarp();
@@ -218,18 +220,25 @@ struct lone_sweep : lane_sweep<P> {
     }
   }
   __device__ __forceinline__ typename own::few sum_up(const T* here, bool first,
-                                                      const T (&below)[at_least_one<NS>]) const {
+                                                      const T (&below)[at_least_one<NS>],
+                                                      typename base::kept (&kept)[parts]) const {
     auto few = own::no_steps(p.op);
-    each_place(here, first, below,
-               [&](const place_steps<P>& x, int) { base::template sum_steps<true, own>(x, few); });
+    each_place(here, first, below, [&](const place_steps<P>& x, int at) {
+      base::template sum_and_keep<own>(x, few, kept[at / R]);
+    });
     return few;
   }
-  /// Takes this lane's steps; the results replace inputs of the tile, or go to memory.
+  /// Takes this lane's steps; the results replace inputs of the tile, or go to memory. Kept: `parts`
+  /// of what sum_up kept, or nothing.
+  template <class... Kept>
   __device__ __forceinline__ void take(T* here, bool first, const T (&below)[at_least_one<NS>],
-                                       carry_type& carry) const {
+                                       carry_type& carry, const Kept&... kept) const {
     each_place(here, first, below, [&](const place_steps<P>& x, int at) {
       State y[NO][R];
-      base::template take<true>(x, 0, carry, y);
+      if constexpr (sizeof...(kept) > 0)
+        base::take_kept(x, (kept[at / R], ...), carry, y);
+      else
+        base::template take<true>(x, 0, carry, y);
 #pragma unroll
       for (int k = 0; k < NO; ++k) {
         const stream<T>& s = p.out[k];

@@ -92,4 +92,75 @@ __device__ __forceinline__ bool sum_together(const scan_ops::forward<Own, Exclus
   return true;
 }
 
+/// What the summary of N steps leaves for whoever takes them: their exponentials beside the first
+/// term. (Not beside the largest, which may come later: no output is to depend on that.)
+template <bool Together, class V, int N>
+struct kept_terms {};
+template <class V, int N>
+struct kept_terms<true, V, N> {
+  V e[N], first, largest;
+  bool close;  // no term is far above the first, and shifts are small
+};
+
+template <class Own, bool Exclusive, class V, std::size_t Inputs, int N>
+__device__ __forceinline__ bool sum_and_keep(const scan_ops::forward<Own, Exclusive>& op,
+                                             const std::array<V, Inputs> (&in)[N],
+                                             scan_ops::scaled<V>& s, kept_terms<true, V, N>& kept) {
+  const log_terms<V, N> all(op.op, in);
+  kept.first = all.term[0], kept.largest = all.largest;
+  const V rise = kept.largest - kept.first;
+  kept.close = rise <= all.near && all.moved <= all.near;
+  if (!kept.close) return sum_together(op, in, s);
+  V sum = V(0);
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    kept.e[i] = math::exp_minus(kept.first - all.term[i]);
+    sum = sum + kept.e[i];
+  }
+  s = {all.shift[N - 1], all.largest + all.shift[N - 1],
+       math::fused<V>::product(sum, math::exp_minus(rise))};
+  return true;
+}
+
+/// take_together with them: an exponential for all steps.
+template <class Own, bool Exclusive, class V, std::size_t Inputs, int N>
+__device__ __forceinline__ void take_kept(const scan_ops::forward<Own, Exclusive>& op,
+                                          std::array<V, 2>& c, const std::array<V, Inputs> (&in)[N],
+                                          const kept_terms<true, V, N>& kept, V (&y)[N]) {
+  constexpr V near = log_terms<V, N>::near;
+  const V m = c[0], rise = kept.largest - m, first = math::exp_minus(m - kept.first);
+  const auto take = [&](int i, const V& shift, const V& sum) {
+    if (Exclusive) y[i] = op.store(c);
+    c = {m + shift, sum};
+    if (!Exclusive) y[i] = op.store(c);
+  };
+  if (kept.close && rise <= near) {
+    V shift = V(0);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      shift = op.op.shift(shift, in[i]);
+      take(i, shift, math::fused<V>::multiply_add(kept.e[i], first, c[1]));
+    }
+    c = {math::maximum(m, kept.largest) + shift,
+         math::fused<V>::product(c[1], math::exp_minus(math::maximum(rise, V(0))))};
+    return;
+  }
+  const log_terms<V, N> all(op.op, in);
+  bool together = true, close = true;
+  V moved = V(0);
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    if (Inputs > 1) moved = moved + math::abs(in[i][0]);
+    together = together && all.term[i] - m <= near && moved <= near;
+    close = close && all.term[i] - all.term[0] <= near;
+    if (together && close)
+      take(i, all.shift[i],
+           math::fused<V>::multiply_add(math::exp_minus(all.term[0] - all.term[i]), first, c[1]));
+    else if (together)
+      take(i, all.shift[i], c[1] + math::exp_minus(m - all.term[i]));
+    else
+      y[i] = op.step(c, in[i])[0];
+  }
+}
+
 }  // namespace mmrec::cuda::detail
