@@ -27,7 +27,7 @@ if ((train)); then wait "$train_build"; fi
 echo "built in $((SECONDS - start)) s"
 # A test is mostly the start of its process and its context, so several run at once.
 export MMREC_REQUIRE_GPU=1
-ctest --preset cuda --output-on-failure --parallel $((jobs / 2 + 1)) --timeout 300
+ctest --preset cuda --output-on-failure --parallel "$jobs" --timeout 300
 if ((train)); then
   ctest --preset cuda-train --output-on-failure --parallel 4 --timeout 300
 else

@@ -27,7 +27,7 @@ namespace cuda::kernels {
 
 inline constexpr int row_block = 256;
 inline constexpr int gathered = 4;      // rows at a time in the forward
-inline constexpr int piece_rows = 128;  // of one id, added one after the other
+inline constexpr int piece_rows = 512;  // of one id, added one after the other
 inline constexpr int places = 32;       // of the sorted list to a block
 inline constexpr int rows_at_once = 8;  // of a piece, on their way together
 
