@@ -25,9 +25,15 @@ MMREC_INLINE vector_t<float, N> widen16(const vector_t<std::uint16_t, N>& h) {
   using u32 = vector_t<std::uint32_t, N>;
   using f32 = vector_t<float, N>;
   u32 wide;
-#if defined(__AVX512F__)  // GCC would convert halves of the register and join them
+  // GCC would convert halves of the register and join them.
+#if defined(__AVX512F__)
   if constexpr (N == 16)
     wide = std::bit_cast<u32>(_mm512_maskz_cvtepu16_epi32(0xffff, std::bit_cast<__m256i>(h)));
+  else
+#endif
+#if defined(__AVX2__)
+      if constexpr (N == 8)
+    wide = std::bit_cast<u32>(_mm256_cvtepu16_epi32(std::bit_cast<__m128i>(h)));
   else
 #endif
     wide = __builtin_convertvector(h, u32);
