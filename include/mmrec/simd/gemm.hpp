@@ -16,6 +16,7 @@
 // on threads. (With few rows lanes share a chain; that, too, depends on the shapes alone.)
 #pragma once
 
+#include <mmrec/simd/gemm/few_rows_dots.hpp>
 #include <mmrec/simd/gemm/few_rows_packed.hpp>
 
 namespace mmrec::simd {

@@ -178,6 +178,34 @@ MMREC_INLINE V load_lanes_n(const T* p, std::size_t n) {
   return load_lanes<V>(buffer);
 }
 
+/// N elements from p on, over and over, by one load: lane i is element i % N.
+template <class V, std::size_t N>
+MMREC_INLINE V load_repeated(const typename V::value_type* p) {
+  using Acc = typename V::value_type;
+  constexpr std::size_t bytes = N * sizeof(Acc);
+  if constexpr (N == lanes<V>) {
+    return load_lanes<V>(p);
+  } else if constexpr (N == 1) {
+    return V(*p);
+  } else if constexpr (bytes == 8) {
+    std::uint64_t word;
+    std::memcpy(&word, p, bytes);
+    return from_raw<V>(std::bit_cast<raw_t<V>>(word - vector_t<std::uint64_t, sizeof(V) / 8>{}));
+  } else {
+#if defined(__AVX__)
+    // GCC would load, and then shuffle.
+    if constexpr (bytes == 16 && sizeof(V) == 32)
+      return from_raw<V>(std::bit_cast<raw_t<V>>(
+          _mm256_broadcast_ps(reinterpret_cast<const __m128*>(static_cast<const void*>(p)))));
+#endif
+    vector_t<Acc, N> once;
+    std::memcpy(&once, p, bytes);
+    return [&]<std::size_t... I>(std::index_sequence<I...>) MMREC_LAMBDA_INLINE {
+      return from_raw<V>(__builtin_shufflevector(once, once, (I % N)...));
+    }(std::make_index_sequence<lanes<V>>{});
+  }
+}
+
 template <class V, class T>
 MMREC_INLINE void store_lanes_n(T* p, const V& v, std::size_t n) {
 #if defined(__AVX512F__)

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Few rows against columns that are contiguous in k (y = x W^T, W as it lies): dot products.
+//
+// A register holds some steps of every row side by side: of W lanes, W / rows steps. One load of W
+// that repeats so many of its elements meets it in one multiply-add, so W is read once, from front
+// to back, and no lane is idle where the rows are a power of two. A register of x serves eight
+// columns. What is stored narrow is widened by whole registers, each of which meets every row.
+// Budget: an element of W takes rows / lanes multiply-adds and, but for an eighth, as many loads.
+// With AVX2 and float, up to two rows keep pace with the second-level cache (16 bytes of W to a
+// load, 32 to a cycle), four rows read 16 and eight rows 8 bytes a cycle: what comes from memory.
+#pragma once
+
+#include <mmrec/simd/gemm/few_rows.hpp>
+
+namespace mmrec::simd {
+
+/// How Rows rows lie in registers beside columns of T: `steps` steps of every row, or, in `parts`
+/// registers, of some rows each.
+template <class V, std::size_t Rows, class T>
+struct dot_shape {
+  static constexpr bool narrow = !std::same_as<T, typename V::value_type>;
+  static constexpr std::size_t steps =
+      narrow ? lanes<V> : std::max<std::size_t>(1, lanes<V> / Rows);
+  static constexpr std::size_t parts = Rows * steps / lanes<V>;
+  /// Two units that take four cycles want eight multiply-adds that do not wait for one another.
+  static constexpr std::size_t together = std::max<std::size_t>(1, 8 / parts);
+  /// Columns whose results leave together: sums of runs want as many as a run has lanes.
+  static constexpr std::size_t columns = std::max(together, steps);
+  /// Elements of x that meet the same elements of a column: row after row, `steps` of each.
+  static constexpr auto unit = static_cast<index_t>(Rows * steps);
+};
+/// The same for an operand B.
+template <class V, std::size_t Rows, class B>
+using dot_shape_of =
+    dot_shape<V, Rows, std::remove_cvref_t<decltype(*std::declval<const B&>().at(0, 0))>>;
+
+namespace detail {
+
+/// Sums of runs of Run lanes of N registers: lane j of register i becomes the sum of run j / Run of
+/// register i Run + j % Run.
+template <std::size_t Run, std::size_t N, class V>
+MMREC_INLINE void sum_runs(V* r) {
+  if constexpr (Run > 1) {
+    constexpr std::size_t half = Run / 2;
+    unroll<N / 2>([&](auto i) MMREC_LAMBDA_INLINE {
+      constexpr std::size_t from = i() / half * Run + i() % half;
+      raw_t<V> x = raw(r[from]), y = raw(r[from + half]);
+      exchange<half>(x, y, std::make_index_sequence<V::size>{});
+      r[i] = from_raw<V>(x) + from_raw<V>(y);
+    });
+    sum_runs<half, N / 2>(r);
+  }
+}
+
+/// Units of A one after the other, with zeros for what does not exist.
+template <class V, class Shape, class A>
+void pack_units(const A& a, typename V::value_type* to) {
+  using Acc = typename V::value_type;
+  constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(Shape::steps),
+                 unit = Shape::unit;
+  const index_t depth = a.extent(1), units = (depth + steps - 1) / steps;
+  if (a.extent(0) * steps < unit || depth % steps != 0) std::fill_n(to, units * unit, Acc(0));
+  for (index_t i = 0; i < a.extent(0); ++i, to += steps) {
+    index_t k = 0;
+    if (steps == w && a.stride(1) == 1)
+      for (; k + w <= depth; k += w)
+        a.template load_row<V>(i, k).store_unaligned(to + k / steps * unit);
+    for (; k < depth; ++k) to[k / steps * unit + k % steps] = a.template get<Acc>(i, k);
+  }
+}
+
+}  // namespace detail
+
+/// Dot products of all rows of x, in units, with every apart-th column of b from `first` on, no
+/// further than column `last`. Element (i, j) goes to to[i * row + j * apart].
+template <class V, std::size_t Rows, class B>
+void dot_products(const typename V::value_type* x, const B& b, index_t first, index_t apart,
+                  index_t last, typename V::value_type* to, index_t row) {
+  using Acc = typename V::value_type;
+  using shape = dot_shape_of<V, Rows, B>;
+  constexpr std::size_t parts = shape::parts, together = shape::together;
+  constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(shape::steps);
+  const auto whole = [](const auto* p) MMREC_LAMBDA_INLINE {
+    if constexpr (shape::steps == lanes<V>)
+      return load_lanes<V>(p);
+    else
+      return load_repeated<V, shape::steps>(p);
+  };
+  const auto some = [&](const auto* p, index_t live) MMREC_LAMBDA_INLINE {
+    if constexpr (shape::steps == lanes<V>) {
+      return load_lanes_n<V>(p, static_cast<std::size_t>(live));
+    } else {
+      std::array<Acc, shape::steps> buffer{};
+      std::copy_n(p, live, buffer.begin());
+      return whole(buffer.data());
+    }
+  };
+  const index_t depth = b.extent(0);
+  // A piece of x that several groups of columns meet stays in the first-level cache.
+  constexpr index_t kept = kept_bytes / (shape::unit * static_cast<index_t>(sizeof(Acc))) * steps;
+  const index_t piece = shape::columns > together ? kept : depth,
+                ahead = static_cast<index_t>(together) * apart * b.stride(1);
+  std::array<std::array<V, shape::columns>, parts> sums;
+  for (auto& part : sums) part.fill(V(0));
+  // Steps [begin, end) of the columns from `group` on.
+  const auto add = [&](std::size_t group, index_t begin, index_t end) MMREC_LAMBDA_INLINE {
+    std::array<decltype(b.at(0, 0)), together> from;
+    for (std::size_t c = 0; c < together; ++c)
+      from[c] = b.at(0, std::min(first + static_cast<index_t>(group + c) * apart, last));
+    std::array<V, parts * together> total;
+    unroll<parts * together>(
+        [&](auto i) MMREC_LAMBDA_INLINE { total[i] = sums[i / together][group + i % together]; });
+    const Acc* now = x + begin / steps * shape::unit;
+    const auto step = [&](index_t k, const auto& load) MMREC_LAMBDA_INLINE {
+      // In registers, as in the microkernel: of the rows and the columns those that are fewer.
+      const auto row_part = [&](std::size_t p) MMREC_LAMBDA_INLINE {
+        return rounded(V::load_unaligned(now + static_cast<index_t>(p) * w));
+      };
+      if constexpr (parts <= together) {
+        std::array<V, parts> xs;
+        unroll<parts>([&](auto p) MMREC_LAMBDA_INLINE { xs[p] = row_part(p()); });
+        unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
+          const V y = load(from[c] + k);
+          unroll<parts>([&](auto p) MMREC_LAMBDA_INLINE {
+            total[p * together + c] = fma(xs[p], y, total[p * together + c]);
+          });
+        });
+      } else {
+        std::array<V, together> ys;
+        unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
+          ys[c] = rounded(load(from[c] + k));
+          // Too few streams to hide the memory: the next columns are asked for. (Eight are best left
+          // to the hardware: there the same costs a tenth.)
+          __builtin_prefetch(from[c] + k + ahead);
+        });
+        unroll<parts>([&](auto p) MMREC_LAMBDA_INLINE {
+          const V xp = row_part(p());
+          unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
+            total[p * together + c] = fma(xp, ys[c], total[p * together + c]);
+          });
+        });
+      }
+      now += shape::unit;
+    };
+    index_t k = begin;
+    for (; k + 2 * steps <= end; k += 2 * steps) {
+      step(k, whole);
+      step(k + steps, whole);
+    }
+    for (; k + steps <= end; k += steps) step(k, whole);
+    if (k < end) step(k, [&](const auto* p) MMREC_LAMBDA_INLINE { return some(p, end - k); });
+    unroll<parts * together>(
+        [&](auto i) MMREC_LAMBDA_INLINE { sums[i / together][group + i % together] = total[i]; });
+  };
+  for (index_t k = 0; k < depth; k += piece)
+    for (std::size_t group = 0; group < shape::columns; group += together)
+      add(group, k, std::min(depth, k + piece));
+  for (std::size_t p = 0; p < parts; ++p) {
+    detail::sum_runs<shape::steps, shape::columns>(sums[p].data());
+    for (std::size_t c = 0; c < shape::columns; c += shape::steps) {
+      alignas(V) std::array<Acc, lanes<V>> result;
+      sums[p][c / shape::steps].store_aligned(result.data());
+      for (std::size_t i = 0; i < lanes<V>; ++i) {
+        const std::size_t r = p * lanes<V> / shape::steps + i / shape::steps,
+                          j = c + i % shape::steps;
+        to[static_cast<index_t>(r) * row + static_cast<index_t>(j) * apart] = result[i];
+      }
+    }
+  }
+}
+
+/// Up to Rows rows.
+template <class V, std::size_t Rows, class A, class B>
+void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
+                      const results<V>& finish) {
+  using Acc = typename V::value_type;
+  using shape = dot_shape_of<V, Rows, B>;
+  constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(shape::steps),
+                 batch = static_cast<index_t>(shape::columns);
+  const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1);
+  const scratch<Acc> x(memory, static_cast<std::size_t>((depth + steps - 1) / steps * shape::unit));
+  detail::pack_units<V, shape>(a, x.data());
+  threads = depth * columns < serial_matrix ? 1 : thread_count(threads);
+  // Several batches to a rectangle of results, if that leaves tasks for the threads. An odd number:
+  // columns that are a multiple of a page apart share few places of the first-level cache.
+  constexpr index_t most = 7, room = (most * batch + w - 1) / w * w;
+  const index_t shares = threads == 1 ? 1 : 4 * index_t(threads),
+                each = (std::clamp<index_t>(columns / (shares * batch), 1, most) | 1) * batch;
+  parallel_for(threads, (columns + each - 1) / each, [&](index_t task) {
+    const index_t first = task * each, live = std::min(each, columns - first);
+    // The columns of a batch are as far apart as they can be: with the next batch each of these
+    // streams goes on where it was, and long streams are read faster.
+    const index_t apart = (live + batch - 1) / batch;
+    alignas(V) std::array<Acc, Rows* static_cast<std::size_t>(room)> rectangle;
+    for (index_t j = 0; j < apart; ++j)
+      dot_products<V, Rows>(x.data(), b, first + j, apart, first + live - 1, rectangle.data() + j,
+                            room);
+    finish({0, rows, first, live}, rectangle.data(), room);
+  });
+}
+
+/// Up to few_rows rows.
+template <class V, class A, class B>
+void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
+                      const results<V>& finish) {
+  static_assert(few_rows == 8);
+  const index_t rows = a.extent(0);
+  auto* multiply = &multiply_by_dots<V, 8, A, B>;
+  if (rows == 1) multiply = &multiply_by_dots<V, 1, A, B>;
+  if (rows == 2) multiply = &multiply_by_dots<V, 2, A, B>;
+  if (rows == 3 || rows == 4) multiply = &multiply_by_dots<V, 4, A, B>;
+  multiply(threads, memory, a, b, finish);
+}
+
+}  // namespace mmrec::simd
