@@ -23,7 +23,8 @@ namespace mmrec::scan_ops {
 template <class Op>
 inline constexpr bool costly = requires { requires Op::costly; };
 
-/// Is a step one operation of the carry and an element in memory? (It then needs no other register.)
+/// Is a step one operation of the carry and elements in memory? (It then needs one register at most
+/// besides the carry.)
 template <class Op>
 inline constexpr bool one_operation = requires { requires Op::one_operation; };
 /// Also to read the output off the carry?
@@ -139,7 +140,7 @@ struct log_cumprod : plain_state {
 
 template <bool LogGates>
 struct linear : plain_state {
-  static constexpr bool costly = LogGates;
+  static constexpr bool costly = LogGates, one_operation = !LogGates;
   static constexpr std::size_t inputs = 2;  // a, b
   static constexpr double identity = 0;
   template <class V>
