@@ -22,10 +22,10 @@
 #include <cstring>
 #include <functional>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "gpu_timing.hpp"
+#include "peers/cub_scan.cuh"
 
 #if !defined(MMREC_BENCH_ELEMENT)
 #define MMREC_BENCH_ELEMENT float
@@ -54,26 +54,6 @@ __global__ void fill(T* p, index_t n, float center, float spread, unsigned seed)
 struct shape {
   index_t batch, time, channel;
   bool time_last;
-};
-
-struct product {
-  __device__ float operator()(float x, float y) const { return x * y; }
-};
-struct sum {
-  __device__ float operator()(float x, float y) const { return x + y; }
-};
-struct sum_of_logs {
-  __device__ float operator()(float x, float y) const {
-    const float high = fmaxf(x, y);
-    return high + log1pf(__expf(fminf(x, y) - high));
-  }
-};
-struct linear_steps {
-  using step = thrust::tuple<float, float>;
-  __device__ step operator()(const step& x, const step& y) const {
-    return {thrust::get<0>(x) * thrust::get<0>(y),
-            thrust::get<0>(y) * thrust::get<1>(x) + thrust::get<1>(y)};
-  }
 };
 
 struct bench {
@@ -113,39 +93,6 @@ struct bench {
         static_cast<double>(bytes) / ms * 1e-6, static_cast<double>(2 * half) / copied * 1e-6,
         median(fractions), ms / (launch + copied));
     std::fflush(stdout);
-  }
-
-  template <class In, class Out, class Op>
-  void device_scan(const char* name, const shape& s, In in, Out out, Op op) {
-    if (s.batch * s.channel != 1) return;
-    std::size_t bytes = 0;
-    require(cub::DeviceScan::InclusiveScan(nullptr, bytes, in, out, op, s.time));
-    void* scratch = nullptr;
-    require(cudaMalloc(&scratch, bytes));
-    const auto f = [&] {
-      require(cub::DeviceScan::InclusiveScan(scratch, bytes, in, out, op, s.time));
-    };
-    f();
-    std::vector<double> scans;
-    for (int round = 0; round < rounds; ++round) scans.push_back(time(f, 20));
-    require(cudaFree(scratch));
-    std::printf(
-        "{\"peer\": \"CUB %d\", \"how\": \"CUB DeviceScan\", \"op\": \"%s\", \"element\": "
-        "\"float\", "
-        "\"batch\": 1, \"time\": %lld, \"channel\": 1, \"ms\": %.5f}\n",
-        CUB_VERSION, name, static_cast<long long>(s.time), median(scans));
-    std::fflush(stdout);
-  }
-
-  template <class E>
-  void device_scans(const shape& s, E* x, E* b, E* y) {
-    if constexpr (std::is_same_v<E, float>) {  // CUB has no scan of 16-bit elements in float
-      device_scan("cumprod", s, x, y, product{});
-      device_scan("cumsum", s, b, y, sum{});
-      device_scan("logcumsumexp", s, b, y, sum_of_logs{});
-      device_scan("linear_scan", s, thrust::make_zip_iterator(x, b),
-                  thrust::make_zip_iterator(thrust::make_discard_iterator(), y), linear_steps{});
-    }
   }
 
   void run(const shape& s) {
@@ -193,7 +140,7 @@ struct bench {
     reset(-0.5f, 0.5f);
     scan("log_linear_scan", s, 3, a, [&] { log_linear_scan(on, in(0), in(1), out(2)); });
     reset(0.999f, 0.001f);
-    device_scans(s, a[0], a[1], a[2]);
+    if (s.batch * s.channel == 1) peers::cub_scans(s.time, a[0], a[1], a[2], rounds);
     require(cudaFree(block));
   }
 };
