@@ -8,13 +8,8 @@
 // library's choice, to see what another would have taken.
 // `fraction` is the median over the rounds of copy time / scan time: 1.0 means that the arithmetic
 // is free. A copy of the same bytes reads half of what a scan reads and writes together. For short
-// scans the launch counts: `against_launch` is scan time / (empty kernel + copy). Where one sequence
-// is all there is, CUB's DeviceScan (whose sums of floats may differ from run to run) is a peer.
+// scans the launch counts: `against_launch` is scan time / (empty kernel + copy).
 #include <mmrec/scan.hpp>
-
-#include <thrust/iterator/discard_iterator.h>
-#include <thrust/iterator/zip_iterator.h>
-#include <cub/device/device_scan.cuh>
 
 #include <algorithm>
 #include <cstdio>
@@ -25,7 +20,6 @@
 #include <vector>
 
 #include "gpu_timing.hpp"
-#include "peers/cub_scan.cuh"
 
 #if !defined(MMREC_BENCH_ELEMENT)
 #define MMREC_BENCH_ELEMENT float
@@ -139,8 +133,6 @@ struct bench {
     scan("logcumsumexp", s, 2, a, [&] { logcumsumexp(on, in(0), out(2)); });
     reset(-0.5f, 0.5f);
     scan("log_linear_scan", s, 3, a, [&] { log_linear_scan(on, in(0), in(1), out(2)); });
-    reset(0.999f, 0.001f);
-    if (s.batch * s.channel == 1) peers::cub_scans(s.time, a[0], a[1], a[2], rounds);
     require(cudaFree(block));
   }
 };
@@ -157,14 +149,12 @@ int main(int argc, char** argv) {
     const char* const value = argv[i + 1];
     if (std::strcmp(argv[i], "--shapes") == 0) shapes = value;
     if (std::strcmp(argv[i], "--rounds") == 0) b.rounds = std::atoi(value);
-    if (std::strcmp(argv[i], "--warps") == 0) mmrec::cuda::tuning().warps = std::atoi(value);
-    if (std::strcmp(argv[i], "--neighbours") == 0)
-      mmrec::cuda::tuning().neighbours = std::atoi(value);
-    if (std::strcmp(argv[i], "--across") == 0) mmrec::cuda::tuning().across = std::atoi(value);
+    if (std::strcmp(argv[i], "--warps") == 0) cuda::tuning().warps = std::atoi(value);
+    if (std::strcmp(argv[i], "--neighbours") == 0) cuda::tuning().neighbours = std::atoi(value);
+    if (std::strcmp(argv[i], "--across") == 0) cuda::tuning().across = std::atoi(value);
     if (std::strcmp(argv[i], "--kernel") == 0)
-      mmrec::cuda::tuning().kernel = std::strcmp(value, "walk") == 0
-                                         ? mmrec::cuda::scan_kernel::walk
-                                         : mmrec::cuda::scan_kernel::split;
+      cuda::tuning().kernel =
+          std::strcmp(value, "walk") == 0 ? cuda::scan_kernel::walk : cuda::scan_kernel::split;
   }
   cudaDeviceProp device;
   if (cudaGetDeviceProperties(&device, 0) != cudaSuccess) {
