@@ -17,7 +17,12 @@ def measure(how, shape, element, forward, leaves, gradient):
     case = {"how": how, "element": element, "batch": shape[0], "time": shape[1], "width": shape[2]}
     with torch.no_grad():
         report({"op": "forward", **case}, milliseconds(forward, rounds=5))
-    report({"op": "backward", **case}, milliseconds(both, rounds=3) - milliseconds(forward, rounds=3))
+    try:
+        ms = milliseconds(both, rounds=3) - milliseconds(forward, rounds=3)
+    except RuntimeError as error:  # too little memory
+        report({"op": "backward", **case}, None, error=str(error).splitlines()[0])
+    else:
+        report({"op": "backward", **case}, ms)
 
 
 def main():

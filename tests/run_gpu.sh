@@ -25,7 +25,7 @@ fi
 cmake --build --preset cuda --parallel "$jobs"
 if ((train)); then wait "$train_build"; fi
 echo "built in $((SECONDS - start)) s"
-# A test is mostly the start of its process and its context, so several run at once.
+# A test is mostly the start of its process and its context, so as many run at once as there are cores.
 export MMREC_REQUIRE_GPU=1
 ctest --preset cuda --output-on-failure --parallel "$jobs" --timeout 300
 if ((train)); then

@@ -195,7 +195,7 @@ MMREC_HD_INLINE V sqrt(const V& v) {
   using std::sqrt;
   return sqrt(v);
 }
-/// sqrt(v) and n / by within two units in the last place: on the device without the branches that
+/// sqrt(v) and n / by, in float within two units in the last place: on the device without the branches that
 /// exact rounding takes, around which nothing is reordered.
 template <class V>
 MMREC_HD_INLINE V near_sqrt(const V& v) {

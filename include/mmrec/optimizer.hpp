@@ -8,8 +8,8 @@
 //
 //   w, g, m, v (n)
 //
-// All four are of one element type: float, double or 16-bit storage. The norm is a double. Errors:
-// shapes, null data, overlap, a step below 1, betas outside [0, 1), for the norm another stride
+// All four are of one element type: float, double or 16-bit storage. The norm is a double. On the GPU
+// root and quotient in float are within two units in the last place. Errors: shapes, null data, overlap, a step below 1, betas outside [0, 1), for the norm another stride
 // than 1.
 //
 //   const double norm = norm2(backend::simd{}, g);

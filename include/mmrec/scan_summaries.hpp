@@ -3,7 +3,7 @@
 // let time be cut into pieces that are worked on at once:
 //
 //   few = no_steps;  extend(few, inputs of step 1), extend(few, inputs of step 2), ...
-//   s = sum_of(few)                                                     at most 16 steps
+//   s = sum_of(few)                                                     at most 32 steps
 //   combine(left, right)                                                two neighbouring summaries
 //   apply(s, carry)                                                     the carry behind the steps
 //

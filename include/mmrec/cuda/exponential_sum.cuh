@@ -6,6 +6,8 @@
 #include <mmrec/cuda/rows.cuh>
 #include <mmrec/math.hpp>
 
+#include <limits>
+
 namespace mmrec::cuda {
 
 /// Of some logits the largest, and the sum of exponentials relative to it.

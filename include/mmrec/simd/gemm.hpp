@@ -13,7 +13,8 @@
 // exchanged, and a tile of C is cheap to transpose. The cheaper way is chosen from the shapes.
 //
 // An element is one chain of multiply-adds in the order of k: the bits do not depend on blocks or
-// on threads. (With few rows lanes share a chain; that, too, depends on the shapes alone.)
+// on threads. (With up to 8 rows lanes share a chain, how many depends on the number of
+// rows: on the shapes alone.)
 #pragma once
 
 #include <mmrec/simd/gemm/few_rows_dots.hpp>

@@ -61,8 +61,8 @@ __device__ __forceinline__ void send(double* p, double v) {
 }
 
 /// The vectors of some steps, one to a slot, for all rows of the batch. What a warp asks for at once,
-/// a fragment's depth of a tile of rows, lies in one piece, which is whole lines of L2: in float a
-/// row's own piece of it is half a line.
+/// a fragment's depth of a tile of rows, lies in one piece, which is whole lines of L2: a row's
+/// own piece of it is half a line.
 template <class Acc>
 struct exchanged {
   static constexpr index_t depth = fragment_depth<Acc>;

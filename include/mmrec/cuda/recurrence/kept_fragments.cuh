@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products with weights that a warp keeps in registers (walk_kernel.cuh).
+// Products with weights that a warp keeps in registers, or half of them in shared memory
+// (walk_kernel.cuh).
 //
 // The tensor cores take numbers of 16 bits in half of the registers and half of the instructions that
 // TF32 numbers (fragments.cuh) need.

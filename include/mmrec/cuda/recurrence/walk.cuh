@@ -3,8 +3,9 @@
 //
 // walk_kernel.cuh is the kernel, and here is how it is launched.
 //
-// Every warp keeps its share of the weights in registers, as the tensor cores take them
-// (walk_plan.cuh says which share; what does not fit is read from memory). A round is a step of
+// Every warp keeps its share of the weights in registers, as the tensor cores take them;
+// many floats have their low digits in shared memory (walk_plan.cuh says which share; what does not
+// fit is read from memory). A round is a step of
 // eight rows of the batch; those of other rows pass while what it sent is on its way.
 //
 //   warps that multiply   receive their part of the step before's vector as soon as it is there,

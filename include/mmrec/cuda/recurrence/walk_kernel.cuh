@@ -23,6 +23,8 @@ struct walk {
   const walk_plan& plan;
   step_range range;
   const Acc* packed;  // weights in memory
+  // Shared memory: weights that are not kept, sums [buffer][part][unit], the units' own values
+  // [row tile][unit][column], low digits that are apart [warp][tile][pack][lane].
   Acc *resident, *sums;
   arrivals *arrived, *freed;  // of every buffer: its sums; those who have read them
 

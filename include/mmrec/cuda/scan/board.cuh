@@ -109,7 +109,8 @@ struct board {
     return at + start + (number * groups + group) * size(k, across) + lane;
   }
 
-  // All lanes of a warp call what follows; those that are first in time write.
+  // All lanes of a warp call what follows, with their positions as `lane`; those that are first in
+  // time write.
   template <class S>
   __device__ void write(kind k, index_t number, index_t group, const S& v, int lane) const {
     if (lane >= across) return;

@@ -216,8 +216,9 @@ struct lane_sweep {
     each<Whole, R>(s, 0,
                    [&](const std::array<State, NI>& now, int) { Own::extend(p.op, few, now); });
   }
-  /// The same for a place all of whose steps exist, which take_kept takes next. Of floats with two
-  /// inputs nothing is kept: registers would not do, and there exponentials are not what is waited for.
+  /// The same for a place all of whose steps exist, which take_kept takes next. With two inputs
+  /// only 16-bit elements keep anything: for others registers would not do, and there exponentials
+  /// are not what is waited for.
   static constexpr bool keeps = goes_together<Op> && (NI == 1 || sizeof(T) == 2);
   using kept = kept_terms<keeps, State, R>;
   template <class Own>

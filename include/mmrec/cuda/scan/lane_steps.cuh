@@ -98,10 +98,10 @@ __device__ __forceinline__ void write_turned(T* rows, const uint4& x, int lane) 
                "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
                : "memory");
 #else
-  lane_steps<T, 8> steps;
+  lane_steps<T, pack_size<T>> steps;
   steps.put(0, x);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) rows[i * warp + turned_position(lane)] = steps[i];
+  for (int i = 0; i < pack_size<T>; ++i) rows[i * warp + turned_position(lane)] = steps[i];
 #endif
 }
 

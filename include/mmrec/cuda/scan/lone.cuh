@@ -6,11 +6,12 @@
 //                                results have the bits of a plain loop with fused multiply-adds
 //                                (but in log space: scan/together.cuh)
 //   time nearest                 one or a few, whose lanes are deep in time, so that memory is read
-//                                in long rows; they pass on summaries by shuffles
+//                                in long rows; they pass on summaries by shuffles, and in log space
+//                                keep their exponentials for the steps
 //
 // A tile is 64 bytes of each lane; several are on their way while one is worked on. Results take
 // the place of what was read in the tile, and leave it 16 bytes at once as the inputs came.
-// Budget: one read of each input, one write of each output; 6 to 8 instructions to a step.
+// Budget: one read of each input, one write of each output.
 #pragma once
 
 #include <mmrec/cuda/scan/lane.cuh>

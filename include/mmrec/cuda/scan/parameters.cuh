@@ -104,7 +104,7 @@ struct sweep_parameters {
   const index_t* offsets = nullptr;  // device memory; null: none
 
   access how = access::elements;  // of all streams, if no lane stands for nothing; else `elements`
-  bool turned = false;            // lanes stand in the order of scan/lane_steps.cuh
+  bool turned = false;  // of a stream: lanes of 16-bit elements stand as in lane_steps.cuh
   int across = warp;
   index_t groups = 1;      // of `across` recurrences
   index_t pieces = 1;      // of time, one to a block

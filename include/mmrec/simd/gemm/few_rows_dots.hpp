@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Few rows against columns that are contiguous in k (y = x W^T, W as it lies): dot products.
 //
-// A register holds some steps of every row side by side: of W lanes, W / rows steps. One load of W
-// that repeats so many of its elements meets it in one multiply-add, so W is read once, from front
-// to back, and no lane is idle where the rows are a power of two. A register of x serves eight
-// columns. What is stored narrow is widened by whole registers, each of which meets every row.
+// A register holds some steps of every row side by side: lanes / rows of them. One load of W that
+// repeats so many of its elements meets it in one multiply-add, so W is read once, from front to
+// back, and no lane is idle where the rows are a power of two. A register of x serves eight columns,
+// or fewer where the rows need several registers. What is stored narrow is widened by whole registers, each of which meets every row.
 // Budget: an element of W takes rows / lanes multiply-adds and, but for an eighth, as many loads.
 // With AVX2 and float, up to two rows keep pace with the second-level cache (16 bytes of W to a
 // load, 32 to a cycle), four rows read 16 and eight rows 8 bytes a cycle: what comes from memory.
