@@ -192,6 +192,7 @@ void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const
     // streams goes on where it was, and long streams are read faster.
     const index_t apart = (live + batch - 1) / batch;
     alignas(V) std::array<Acc, Rows* static_cast<std::size_t>(room)> rectangle;
+    if constexpr (batch < w) rectangle.fill(Acc(0));  // `finish` reads whole registers
     for (index_t j = 0; j < apart; ++j)
       dot_products<V, Rows>(x.data(), b, first + j, apart, first + live - 1, rectangle.data() + j,
                             room);
