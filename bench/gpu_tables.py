@@ -48,7 +48,7 @@ def main():
         return [number(peers.get((case(row), how)), "ms") for how in hows]
 
     memory = [row for row in ours if "copy_ms" in row]
-    hows = [None] + present("associative_scan")
+    hows = [None] + present("associative_scan", "CUB")
     table(["call", "element", "shape", "layout", "ms", "of copy", "GB/s", "torch ms"] +
           [f"{how} ms" for how in hows[1:]],
           [[row["op"], row["element"], shape(row), row.get("layout", "-").replace("_", "-"),

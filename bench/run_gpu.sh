@@ -11,13 +11,14 @@ if ! command -v ninja >/dev/null; then generator=(-G "Unix Makefiles"); fi
 cmake --preset cuda "${generator[@]}" -DCMAKE_PREFIX_PATH="$PWD/.carry" \
   -DMMREC_BUILD_BENCHMARKS=ON -DMMREC_BUILD_TESTS=OFF
 benches=(scan linear modules recurrence)
-targets=()
+targets=(cub_scan_gpu)
 for bench in "${benches[@]}"; do targets+=("${bench}_gpu_float" "${bench}_gpu_bfloat16"); done
 cmake --build --preset cuda --parallel "$(nproc)" --target "${targets[@]}"
 nvidia-smi --query-gpu=name,driver_version,clocks.max.mem,clocks.max.sm --format=csv,noheader
 for bench in "${benches[@]}"; do
   "build-cuda/bench/${bench}_gpu_float" | tee "$out/${bench}_gpu.jsonl"
   "build-cuda/bench/${bench}_gpu_bfloat16" | tee -a "$out/${bench}_gpu.jsonl"
+  if [ "$bench" = scan ]; then build-cuda/bench/cub_scan_gpu | tee -a "$out/scan_gpu.jsonl"; fi
   if [ -e "bench/torch_${bench}_gpu.py" ]; then
     if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
       python3 "bench/torch_${bench}_gpu.py" | tee -a "$out/${bench}_gpu.jsonl"
