@@ -7,7 +7,7 @@
 // are few. A row longer than what a team keeps is cut into pieces, which are read again.
 #pragma once
 
-#include <mmrec/cuda/reduce.cuh>
+#include <mmrec/cuda/rows_ahead.cuh>
 #include <mmrec/norm.hpp>
 
 namespace mmrec {
@@ -74,39 +74,76 @@ struct rms_norm_arrays {
   accumulator_t<T>* dw;  // (blocks, n), or null
 };
 
+/// `ahead`: rows are whole and no longer than what a team keeps, so that the next two are on their
+/// way.
 template <class T>
 __global__ void __launch_bounds__(max_team)
     rms_norm_backward_kernel(const __grid_constant__ rms_norm_arrays<T> a, index_t rows, index_t n,
-                             team_shape shape, rms_norm_options options) {
+                             team_shape shape, bool ahead, rms_norm_options options) {
   using Acc = accumulator_t<T>;
   constexpr int kept = norm_kept, size = packed<T>::size;
+  extern __shared__ uint4 mmrec_shared[];
   const team t(shape);
   const int teams = t.in_block();
   const int from = t.rank * size, step = t.threads * size, length = kept * step;
   Acc* const dw = a.dw + static_cast<index_t>(blockIdx.x) * n;
   Acc sums[kept][size] = {};
   index_t piece = 0;
-  packed<T> ws[kept], xs[kept], gs[kept];
+  packed<T> ws[kept];
   load_packs(ws, row_span<const T>::of(a.w.data, n, 0, length), from, step);
-  const index_t start = static_cast<index_t>(blockIdx.x) * teams;
-  for (index_t first = start; first < rows; first += static_cast<index_t>(gridDim.x) * teams) {
+  // This thread's packs of x and dy, of two rows if ahead.
+  struct both {
+    packed<T>*x, *dy;
+  };
+  const auto place = [&](int turn, int k) {
+    const int block = static_cast<int>(blockDim.x);
+    auto* const p = reinterpret_cast<packed<T>*>(mmrec_shared) + threadIdx.x;
+    return both{p + (turn * 2 * kept + k) * block, p + ((turn * 2 + 1) * kept + k) * block};
+  };
+  const auto ask = [&](index_t i, int turn, int k) {
+    const int j = from + k * step;
+    const bool there = i < rows && j < n;
+    const both to = place(turn, k);
+    ask_for(to.x, a.x.row(there ? i : 0) + (there ? j : 0), there ? 16 : 0);
+    ask_for(to.dy, a.dy.row(there ? i : 0) + (there ? j : 0), there ? 16 : 0);
+  };
+  const index_t start = static_cast<index_t>(blockIdx.x) * teams,
+                stride = static_cast<index_t>(gridDim.x) * teams;
+  if (ahead) {
+#pragma unroll
+    for (int turn = 0; turn < 2; ++turn) {
+#pragma unroll
+      for (int k = 0; k < kept; ++k) ask(start + t.number + turn * stride, turn, k);
+      end_group();
+    }
+  }
+  int turn = 0;
+  for (index_t first = start; first < rows; first += stride) {
     const index_t i = first + t.number, there = i < rows ? n : 0, row = i < rows ? i : 0;
     const auto load_from = [&](packed<T>(&to)[kept], const T* data) {
       load_packs(to, row_span<const T>::of(data, there, piece, length), from, step);
     };
     const auto load = [&] {
-      load_from(xs, a.x.row(row));
-      load_from(gs, a.dy.row(row));
+      packed<T> x[kept], g[kept];
+      load_from(x, a.x.row(row));
+      load_from(g, a.dy.row(row));
       if (length < n) load_from(ws, a.w.data);
-    };
-    Acc total[2] = {};  // of x^2, of w dy x
-    for (;;) {
-      load();
 #pragma unroll
       for (int k = 0; k < kept; ++k) {
+        const both to = place(0, k);
+        *to.x = x[k], *to.dy = g[k];
+      }
+    };
+    Acc total[2] = {};  // of x^2, of w dy x
+    if (ahead) wait_for_groups<1>();
+    for (;;) {
+      if (!ahead) load();
+#pragma unroll
+      for (int k = 0; k < kept; ++k) {
+        const both at = place(turn, k);
         Acc v[size], g[size], weight[size];
-        xs[k].widen_to(v);
-        gs[k].widen_to(g);
+        at.x->widen_to(v);
+        at.dy->widen_to(g);
         ws[k].widen_to(weight);
 #pragma unroll
         for (int e = 0; e < size; ++e) {
@@ -128,29 +165,45 @@ __global__ void __launch_bounds__(max_team)
       for (int k = 0; k < kept; ++k) {
         const int j = from + k * step;
         if (j >= to.end) break;
+        const both at = place(turn, k);
+        const packed<T> x = *at.x, dy = *at.dy;
+        if (ahead) ask(i + 2 * stride, turn, k);
         Acc v[size], g[size], weight[size], d[size];
-        xs[k].widen_to(v);
-        gs[k].widen_to(g);
+        x.widen_to(v);
+        dy.widen_to(g);
         ws[k].widen_to(weight);
 #pragma unroll
         for (int e = 0; e < size; ++e) {
-          const Acc share = g[e] * v[e] * s.inverse;
-          if (length >= n)
-            sums[k][e] += share;
-          else if (a.dw && j + e < to.end)  // the team is all of its block
-            dw[piece + j + e] = first == start ? share : dw[piece + j + e] + share;
           d[e] = weight[e] * g[e] * s.inverse - v[e] * along;
+          g[e] *= v[e] * s.inverse;  // the share of dw
+        }
+        if (length >= n) {
+#pragma unroll
+          for (int e = 0; e < size; ++e) sums[k][e] += g[e];
+        } else if (a.dw) {  // the team is all of its block
+#pragma unroll
+          for (int e = 0; e < size; ++e)
+            if (j + e < to.end)
+              dw[piece + j + e] = first == start ? g[e] : dw[piece + j + e] + g[e];
         }
         if (a.residual) {
           past[k].widen_to(v);
 #pragma unroll
           for (int e = 0; e < size; ++e) d[e] += v[e];
         }
-        if (a.dx) store_pack(to, j, packed<T>::narrowed(d));
+        const auto result = packed<T>::narrowed(d);
+        if (a.dx && ahead)
+          store_aligned(to.data + j, result);
+        else if (a.dx)
+          store_pack(to, j, result);
       }
       if (piece == 0) break;
       piece -= length;
       load();
+    }
+    if (ahead) {
+      end_group();
+      turn ^= 1;
     }
   }
   if (!a.dw || length < n) return;
@@ -202,14 +255,18 @@ void rms_norm_backward_rows(const backend::cuda& backend, const view<const T, 2>
       shape.blocks_for((rows + cuda::kernels::gradient_rows - 1) / cuda::kernels::gradient_rows));
   const auto bytes = static_cast<std::size_t>(gradients.dw ? blocks * n : 0) * sizeof(Acc);
   const cuda::stream_scratch partial(backend, function, bytes);
+  const bool ahead = index_t{shape.threads} * cuda::kernels::norm_kept * cuda::pack_size<S> >= n &&
+                     cuda::whole_rows(dy, x, gradients.dx);
+  const auto places =
+      static_cast<std::size_t>(shape.block()) * (ahead ? 4 : 2) * cuda::kernels::norm_kept;
   auto* const sums = reinterpret_cast<Acc*>(partial.data());
   if (rows > 0)
-    cuda::launch(backend, function, {blocks, shape.block(), 0},
+    cuda::launch(backend, function, {blocks, shape.block(), places * 16},
                  cuda::kernels::rms_norm_backward_kernel<S>,
                  cuda::kernels::rms_norm_arrays<S>{cuda::rows_of(dy), cuda::rows_of(x),
                                                    cuda::rows_of(w), cuda::rows_of(residual),
                                                    cuda::rows_of(gradients.dx), sums},
-                 rows, n, shape, gradients.options);
+                 rows, n, shape, ahead, gradients.options);
   if (gradients.dw)
     cuda::sum_rows(backend, function, sums, blocks,
                    view<T, 3>{gradients.dw.data_handle(), {1, 1, n}}, gradients.accumulate_dw);

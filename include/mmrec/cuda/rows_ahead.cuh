@@ -10,6 +10,14 @@
 
 namespace mmrec::cuda {
 
+/// 16 bytes on their way to shared memory; behind the first `there` of them, zeros.
+__device__ __forceinline__ void ask_for(void* to, const void* from, int there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(there)
+               : "memory");
+}
+
 /// The words that a row of n elements lies in.
 template <class T>
 struct row_words {
