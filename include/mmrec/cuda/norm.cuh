@@ -74,12 +74,12 @@ struct rms_norm_arrays {
   accumulator_t<T>* dw;  // (blocks, n), or null
 };
 
-/// `ahead`: rows are whole and no longer than what a team keeps, so that the next two are on their
+/// Ahead: rows are whole and no longer than what a team keeps, so that the next two are on their
 /// way.
-template <class T>
+template <bool Ahead, class T>
 __global__ void __launch_bounds__(max_team)
     rms_norm_backward_kernel(const __grid_constant__ rms_norm_arrays<T> a, index_t rows, index_t n,
-                             team_shape shape, bool ahead, rms_norm_options options) {
+                             team_shape shape, rms_norm_options options) {
   using Acc = accumulator_t<T>;
   constexpr int kept = norm_kept, size = packed<T>::size;
   extern __shared__ uint4 mmrec_shared[];
@@ -100,20 +100,24 @@ __global__ void __launch_bounds__(max_team)
     auto* const p = reinterpret_cast<packed<T>*>(mmrec_shared) + threadIdx.x;
     return both{p + (turn * 2 * kept + k) * block, p + ((turn * 2 + 1) * kept + k) * block};
   };
-  const auto ask = [&](index_t i, int turn, int k) {
+  // Pack k of two rows, or zeros for those that are not there.
+  const auto ask = [&](const T* x, const T* dy, bool there, int turn, int k) {
     const int j = from + k * step;
-    const bool there = i < rows && j < n;
     const both to = place(turn, k);
-    ask_for(to.x, a.x.row(there ? i : 0) + (there ? j : 0), there ? 16 : 0);
-    ask_for(to.dy, a.dy.row(there ? i : 0) + (there ? j : 0), there ? 16 : 0);
+    const int bytes = there && j < n ? 16 : 0;
+    ask_for(to.x, x + (bytes ? j : 0), bytes);
+    ask_for(to.dy, dy + (bytes ? j : 0), bytes);
   };
   const index_t start = static_cast<index_t>(blockIdx.x) * teams,
                 stride = static_cast<index_t>(gridDim.x) * teams;
-  if (ahead) {
+  if constexpr (Ahead) {
 #pragma unroll
     for (int turn = 0; turn < 2; ++turn) {
+      const index_t i = start + t.number + turn * stride;
+      const bool there = i < rows;
 #pragma unroll
-      for (int k = 0; k < kept; ++k) ask(start + t.number + turn * stride, turn, k);
+      for (int k = 0; k < kept; ++k)
+        ask(a.x.row(there ? i : 0), a.dy.row(there ? i : 0), there, turn, k);
       end_group();
     }
   }
@@ -134,10 +138,12 @@ __global__ void __launch_bounds__(max_team)
         *to.x = x[k], *to.dy = g[k];
       }
     };
+    const index_t later = i + 2 * stride, later_row = later < rows ? later : 0;
+    const T *const later_x = a.x.row(later_row), *const later_dy = a.dy.row(later_row);
     Acc total[2] = {};  // of x^2, of w dy x
-    if (ahead) wait_for_groups<1>();
+    if constexpr (Ahead) wait_for_groups<1>();
     for (;;) {
-      if (!ahead) load();
+      if constexpr (!Ahead) load();
 #pragma unroll
       for (int k = 0; k < kept; ++k) {
         const both at = place(turn, k);
@@ -151,7 +157,7 @@ __global__ void __launch_bounds__(max_team)
           total[1] += weight[e] * g[e] * v[e];
         }
       }
-      if (piece + length >= n) break;
+      if (Ahead || piece + length >= n) break;
       piece += length;
     }
     all_reduce(t, total, plus{});
@@ -167,7 +173,7 @@ __global__ void __launch_bounds__(max_team)
         if (j >= to.end) break;
         const both at = place(turn, k);
         const packed<T> x = *at.x, dy = *at.dy;
-        if (ahead) ask(i + 2 * stride, turn, k);
+        if constexpr (Ahead) ask(later_x, later_dy, later < rows, turn, k);
         Acc v[size], g[size], weight[size], d[size];
         x.widen_to(v);
         dy.widen_to(g);
@@ -177,7 +183,7 @@ __global__ void __launch_bounds__(max_team)
           d[e] = weight[e] * g[e] * s.inverse - v[e] * along;
           g[e] *= v[e] * s.inverse;  // the share of dw
         }
-        if (length >= n) {
+        if (Ahead || length >= n) {
 #pragma unroll
           for (int e = 0; e < size; ++e) sums[k][e] += g[e];
         } else if (a.dw) {  // the team is all of its block
@@ -192,16 +198,17 @@ __global__ void __launch_bounds__(max_team)
           for (int e = 0; e < size; ++e) d[e] += v[e];
         }
         const auto result = packed<T>::narrowed(d);
-        if (a.dx && ahead)
-          store_aligned(to.data + j, result);
-        else if (a.dx)
+        if constexpr (Ahead) {
+          if (a.dx) store_aligned(to.data + j, result);
+        } else if (a.dx) {
           store_pack(to, j, result);
+        }
       }
-      if (piece == 0) break;
+      if (Ahead || piece == 0) break;
       piece -= length;
-      load();
+      if constexpr (!Ahead) load();
     }
-    if (ahead) {
+    if constexpr (Ahead) {
       end_group();
       turn ^= 1;
     }
@@ -262,11 +269,12 @@ void rms_norm_backward_rows(const backend::cuda& backend, const view<const T, 2>
   auto* const sums = reinterpret_cast<Acc*>(partial.data());
   if (rows > 0)
     cuda::launch(backend, function, {blocks, shape.block(), places * 16},
-                 cuda::kernels::rms_norm_backward_kernel<S>,
+                 ahead ? cuda::kernels::rms_norm_backward_kernel<true, S>
+                       : cuda::kernels::rms_norm_backward_kernel<false, S>,
                  cuda::kernels::rms_norm_arrays<S>{cuda::rows_of(dy), cuda::rows_of(x),
                                                    cuda::rows_of(w), cuda::rows_of(residual),
                                                    cuda::rows_of(gradients.dx), sums},
-                 rows, n, shape, ahead, gradients.options);
+                 rows, n, shape, gradients.options);
   if (gradients.dw)
     cuda::sum_rows(backend, function, sums, blocks,
                    view<T, 3>{gradients.dw.data_handle(), {1, 1, n}}, gradients.accumulate_dw);
