@@ -20,6 +20,51 @@ class quad_group {
   static constexpr std::size_t at_once = 4;
   static constexpr index_t turn = 16;
 
+  /// All steps of at_once whole registers side by side, in place of turns, where sequences have one
+  /// quad each and all arrays the same strides: what a register needs is then known beforehand.
+  static bool all_at_once(const Op& op, const arguments& args, index_t first) {
+    const index_t apart = args.in[0].stride(0), step = args.in[0].stride(1);
+    bool even = args.channels() == width && !args.carry_in && !args.carry_out.out;
+    const auto check = [&](const auto& v) {
+      even = even && v.stride(0) == apart && v.stride(1) == step;
+    };
+    for (const auto& v : args.in) check(v);
+    for (const auto& v : args.out) check(v.out);
+    if (!even) return false;
+    const index_t steps = args.in[0].extent(1), walk = args.reverse ? -step : step;
+    const index_t start = first * apart + (args.reverse ? (steps - 1) * step : 0);
+    std::array<const T*, NI> in;
+    std::array<T*, NO> out;
+    for (std::size_t k = 0; k < NI; ++k) in[k] = args.in[k].data_handle() + start;
+    for (std::size_t k = 0; k < NO; ++k) out[k] = args.out[k].out.data_handle() + start;
+    // Four quads to a pointer: the processor adds one, two or three strides by itself.
+    const index_t apart3 = 3 * apart;
+    const auto quad_at = [&](auto* p, std::size_t i) MMREC_LAMBDA_INLINE {
+      p += static_cast<index_t>(i / 4 * 4) * apart;
+      return i % 4 == 3 ? p + apart3 : p + static_cast<index_t>(i % 4) * apart;
+    };
+    std::array<V, Op::carries> carry[at_once];
+    for (auto& c : carry) c = op.load(V(static_cast<State>(op.identity())));
+    for (index_t t = 0; t < steps; ++t) {
+      unroll<at_once>([&](auto r) MMREC_LAMBDA_INLINE {
+        std::array<V, NI> x;
+        for (std::size_t k = 0; k < NI; ++k) {
+          std::array<const T*, w> quads;
+          for (std::size_t i = 0; i < w; ++i) quads[i] = quad_at(in[k], r() * w + i);
+          x[k] = load(quads, 0);
+        }
+        const auto y = scan_ops::end_step(op, scan_ops::begin_step(op, carry[r()], x));
+        for (std::size_t k = 0; k < NO; ++k)
+          unroll<w>([&](auto i) MMREC_LAMBDA_INLINE {
+            store_quad<V, i()>(quad_at(out[k], r() * w + i()), raw(y[k]));
+          });
+      });
+      for (auto& p : in) p += walk;
+      for (auto& p : out) p += walk;
+    }
+    return true;
+  }
+
   void begin(const Op& op, const arguments& args, index_t first, index_t live) {
     const index_t channels = args.channels();
     first_ = first, live_ = live;

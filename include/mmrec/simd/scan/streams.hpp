@@ -145,6 +145,8 @@ void share_groups(unsigned threads, const Op& op, const typename Group::argument
     const index_t s = one_length ? 0 : task / parts, part = task - s * parts;
     const index_t first = s * per_sequence + part * per_task;
     const index_t end = s * per_sequence + std::min(rows, (part + 1) * per_task);
+    if constexpr (has_late<Op> && requires { Group::all_at_once(op, args, first); })
+      if (!how.late && end - first == per_task && Group::all_at_once(op, args, first)) return;
     const index_t length = args.sequence(s).length;
     Group groups[Group::at_once];
     index_t count = 0, row = first;
