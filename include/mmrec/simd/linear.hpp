@@ -26,8 +26,8 @@ template <class V, class T>
 struct store_to {
   view<T, 2> c;
   bool accumulate;
-  const T* target(index_t i, index_t j) const {
-    return c.data_handle() + i * c.stride(0) + j * c.stride(1);
+  MMREC_INLINE void ask_for(index_t i, index_t j) const {
+    __builtin_prefetch(c.data_handle() + i * c.stride(0) + j * c.stride(1), 1);
   }
   plain_store<T> plain() const
     requires std::same_as<T, typename V::value_type>
@@ -85,21 +85,29 @@ struct detail::weight_storage<backend::simd_for<Arch>, T> {
 
 namespace simd {
 
-/// What linear does with a finished batch u of row i, from column j on, where y and bias are
-/// contiguous and nothing else is asked for: few words, which stay in registers.
+/// What linear does with a finished batch u of row i, from column j on, where bias and the rows of
+/// y and of the pre-activation are contiguous and nothing is dropped: few words, which stay in
+/// registers.
 template <class Activation, class V, class T>
 struct dense_epilogue {
   T* y;
   index_t stride;
   const T* bias;
-  const T* target(index_t i, index_t j) const { return y + i * stride + j; }
+  T* preactivation;
+  index_t preactivation_stride;
+  MMREC_INLINE void ask_for(index_t i, index_t j) const {
+    __builtin_prefetch(y + i * stride + j, 1);
+    if (preactivation) __builtin_prefetch(preactivation + i * preactivation_stride + j, 1);
+  }
   MMREC_INLINE void operator()(index_t i, index_t j, V u, std::size_t live) const {
-    T* to = y + i * stride + j;
+    T *const to = y + i * stride + j, *const save = preactivation + i * preactivation_stride + j;
     if (live == lanes<V>) {
       if (bias) u = u + load_lanes<V>(bias + j);
+      if (preactivation) store_lanes(save, u);
       return store_lanes(to, Activation::forward(u));
     }
     if (bias) u = u + load_lanes_n<V>(bias + j, live);
+    if (preactivation) store_lanes_n(save, u, live);
     store_lanes_n(to, Activation::forward(u), live);
   }
 };
@@ -109,7 +117,10 @@ template <class Activation, class V, class T>
 struct linear_epilogue {
   view<T, 2> y;
   linear_options<T> options;
-  const T* target(index_t i, index_t j) const { return &y(i, j); }
+  MMREC_INLINE void ask_for(index_t i, index_t j) const {
+    __builtin_prefetch(&y(i, j), 1);
+    if (options.preactivation) __builtin_prefetch(&options.preactivation(i, j), 1);
+  }
   MMREC_INLINE void operator()(index_t i, index_t j, V u, std::size_t live) const {
     if (options.bias) u = u + take<V>(&options.bias(j), options.bias.stride(0), live);
     if (options.preactivation)
@@ -124,10 +135,12 @@ struct linear_epilogue {
 /// Calls f with where the results of linear go.
 template <class Activation, class V, class T, class F>
 void with_epilogue(const view<T, 2>& y, const linear_options<T>& options, const F& f) {
-  const bool dense = y.stride(1) == 1 && !options.preactivation && !options.dropout.active() &&
+  const auto& u = options.preactivation;
+  const bool dense = y.stride(1) == 1 && (!u || u.stride(1) == 1) && !options.dropout.active() &&
                      (!options.bias || options.bias.stride(0) == 1);
   const dense_epilogue<Activation, V, T> plain{y.data_handle(), y.stride(0),
-                                               options.bias ? options.bias.data_handle() : nullptr};
+                                               options.bias ? options.bias.data_handle() : nullptr,
+                                               u ? u.data_handle() : nullptr, u ? u.stride(0) : 0};
   const linear_epilogue<Activation, V, T> any{y, options};
   f(dense ? results<V>(plain) : results<V>(any));
 }

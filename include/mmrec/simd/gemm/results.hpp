@@ -29,8 +29,8 @@ class results {
   using Acc = typename V::value_type;
 
   /// Refers to `epilogue(row, column, lanes, live)`, which owns the store. If it has
-  /// target(row, column), where that is, the line is asked for ahead of the results; if it has
-  /// plain(), a plain_store, kernels may store whole tiles themselves.
+  /// ask_for(row, column), that is called ahead of results, to ask for the lines they go to; if it
+  /// has plain(), a plain_store, kernels may store whole tiles themselves.
   template <class Epilogue>
   explicit results(const Epilogue& epilogue)
       : context_(&epilogue), call_(&hand_over<Epilogue>), ask_(&ask_for<Epilogue>) {
@@ -65,11 +65,11 @@ class results {
   }
   template <class Epilogue>
   static void ask_for(const void* context, const gemm_range& at) {
-    if constexpr (requires(const Epilogue& e) { e.target(at.row, at.column); }) {
+    if constexpr (requires(const Epilogue& e) { e.ask_for(at.row, at.column); }) {
       const auto& epilogue = *static_cast<const Epilogue*>(context);
       for (index_t i = 0; i < at.rows; ++i)
         for (const index_t j : {at.column, at.column + at.columns - 1})
-          __builtin_prefetch(epilogue.target(at.row + i, j), 1);
+          epilogue.ask_for(at.row + i, j);
     }
   }
 
