@@ -10,6 +10,8 @@
 
 #include <mmrec/simd/scan/streams.hpp>
 
+#include <numeric>
+
 namespace mmrec::simd::detail {
 
 /// The batch of a row sweep.
@@ -35,14 +37,11 @@ class row_group {
   static constexpr std::size_t w = parts * lanes<V>;
   static constexpr std::size_t at_once = scan_ops::costly<Op> ? 2 : 1;
   static constexpr index_t turn = 16;  // steps until the next group's turn
-  /// Steps of a tile in memory, and of one in registers (they are the same where results pass the
-  /// caches by: a line must leave them whole).
+  /// Steps of a tile: a line of memory, which leaves the caches, or loses its place there, as a
+  /// whole; or few that stay in registers, and of which the processor sees the next while the steps
+  /// of these wait for one another.
   static constexpr std::size_t line = std::max<std::size_t>(lanes<V>, 64 / sizeof(T));
-  static constexpr std::size_t held = [] {
-    std::size_t steps = line;
-    while (NI * parts * steps > 24 && steps > lanes<V>) steps /= 2;
-    return steps;
-  }();
+  static constexpr std::size_t held = parts > 1 ? line : lanes<V>;
 
   void begin(const Op& op, const arguments& args, index_t first, index_t live) {
     const index_t channels = args.channels();
@@ -71,6 +70,10 @@ class row_group {
     for (std::size_t k = 0; k < NI; ++k) walk_ = at_.in_step[k] == walk_ ? walk_ : 0;
     for (std::size_t k = 0; k < NO; ++k)
       if (at_.out[k] && (at_.out_step[k] != walk_ || at_.accumulate[k])) walk_ = 0;
+    // Do these rows' lines push one another out of the first level? Lines a way apart share a set.
+    constexpr auto way = index_t{4096 / sizeof(T)};
+    const index_t apart = std::gcd(at_.in_channel[0], way);
+    crowded_ = static_cast<index_t>((NI + NO) * w) * apart > way * first_level_ways();
   }
 
   /// Steps [t, t + n) in walking order.
@@ -81,13 +84,14 @@ class row_group {
       index_t steps = edge < 0 ? end - t : std::min(edge, end - t);
       if constexpr (!scan_ops::costly<Op>) {
         constexpr int direction = Op::backwards ? -1 : 1;
-        steps -= steps % (how.stream ? index_t{line} : index_t{held});
+        const bool whole_lines = how.stream || crowded_;
+        steps -= steps % (whole_lines ? index_t{line} : index_t{held});
         if (walk_ == direction && steps > 0) {
           if constexpr (held == line)
             tiles<direction, line>(op, t, steps, how);
           else
-            how.stream ? tiles<direction, line>(op, t, steps, how)
-                       : tiles<direction, held>(op, t, steps, how);
+            whole_lines ? tiles<direction, line>(op, t, steps, how)
+                        : tiles<direction, held>(op, t, steps, how);
           t += steps;
           continue;
         }
@@ -288,6 +292,7 @@ class row_group {
   std::array<std::array<V, Op::carries>, parts> carry_;
   std::array<step, NS> edge_;
   index_t first_, live_, length_;
+  bool crowded_;
   index_t walk_;  // the direction of all streams that are contiguous in time and overwritten, or 0
 };
 
