@@ -8,6 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
   cd "$root"
   cmake/dependencies.sh
   cmake --preset release
-  cmake --build --preset release --parallel "$(nproc)" --target example_pretrain
+  cmake --build --preset release --parallel "$(nproc)" --target \
+    example_pretrain example_generate example_info
 ) >&2  # standard output belongs to the program
 exec "$root/build/examples/pretrain" "$@"

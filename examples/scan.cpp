@@ -10,7 +10,6 @@
 //
 // smoke:
 #include <mmrec/scan.hpp>
-#include <mmrec/scan_backward.hpp>
 
 #include <cstdio>
 #include <vector>

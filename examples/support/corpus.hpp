@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A text as token ids: its bytes, numbered without gaps (compact) or as they are.
 //
-//   const corpus text(bytes, "compact", 0.1);
+//   const corpus text(bytes, /*compact=*/true, 0.1);
 //   text.ids.size(), text.train, text.validation, text.vocabulary.size()
 //
 // The table is built from the whole text, so that the validation part has no byte without an id.

@@ -41,7 +41,7 @@ struct run_options {
   bool decay_vectors = false;
   std::uint64_t seed = 1;
   // Machine
-  std::string backend = "simd", dtype = "float", solver = "sequential";
+  std::string backend = "simd", dtype = "float", solver = "automatic";
   std::int64_t threads = 0;
   // Reports
   std::int64_t eval_every = 250, eval_tokens = 16384, sample = 300, top_k = 0;
@@ -189,8 +189,9 @@ inline std::vector<setting> settings_of(run_options& o) {
       {"Machine", "dtype", &o.dtype,
        "Of the pass; 16-bit types keep parameters and moments in float",
        one_of({"float", "double", "bfloat16", "half"})},
-      {"Machine", "solver", &o.solver, "Of the recurrence; on a CPU sequential is faster",
-       one_of({"sequential", "parallel"})},
+      {"Machine", "solver", &o.solver,
+       "Of the recurrence; automatic: what is faster for the shapes, on a CPU sequential",
+       one_of({"automatic", "sequential", "parallel"})},
       {"Machine",
        "threads",
        &o.threads,
@@ -271,7 +272,9 @@ inline model_config model_config_of(const run_options& o, std::int64_t vocabular
   b.norm.position = o.norm == "inside" ? epsilon_position::inside : epsilon_position::outside;
   b.convex = o.convex, b.output_gate = o.output_gate, b.dropout = o.dropout;
   b.recurrence.mix = o.mix, b.recurrence.mix_gate = o.mix_gate;
-  b.recurrence.solver = o.solver == "parallel" ? solver::parallel : solver::sequential;
+  b.recurrence.solver = o.solver == "parallel"     ? solver::parallel
+                        : o.solver == "sequential" ? solver::sequential
+                                                   : solver::automatic;
   check_config("pretrain", c);
   return c;
 }

@@ -93,7 +93,7 @@ void attention(const B& backend, const Q& q, const K& k, const V& v, index_t hea
                const attention_options<element_of<O>>& options = {}) {
   using T = element_of<O>;
   using S = element_of<K>;
-  require_built<B, primitive::attention>();
+  require_built<B>();
   const char* function = "attention";
   const view<const T, 3> query = as_view(q);
   const view<const S, 3> key = as_view(k), value = as_view(v);
@@ -178,7 +178,7 @@ void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, 
                         const attention_gradients<element_of<G>, element_of<K>>& gradients) {
   using T = element_of<G>;
   using S = element_of<K>;
-  require_built<B, primitive::attention>();
+  require_built<B>();
   const char* function = "attention_backward";
   const view<const T, 3> g = as_view(d_o), query = as_view(q);
   const view<const S, 3> key = as_view(k), value = as_view(v);

@@ -89,23 +89,6 @@ inline constexpr bool is_simd_without_xsimd = false;
 template <>
 inline constexpr bool is_simd_without_xsimd<backend::simd_for<no_simd_arch>> = true;
 
-/// What backends provide kernels for. The CUDA backend has the primitives named in `in_cuda`;
-/// everything else is `other`.
-enum class primitive {
-  scan,
-  transform,
-  linear,
-  norm,
-  attention,
-  loss,
-  embedding,
-  recurrence,
-  block,
-  other
-};
-template <primitive P>
-inline constexpr bool in_cuda = P != primitive::other;
-
 /// Is this file compiled by nvcc?
 #if defined(__CUDACC__)
 constexpr bool is_cuda_file = true;
@@ -115,14 +98,11 @@ constexpr bool is_cuda_file = false;
 
 /// Every public function asserts this first, so that the sentence, not a missing overload, is what
 /// a user reads.
-template <class B, primitive P = primitive::other>
+template <class B>
 constexpr void require_built() {
   static_assert(!std::same_as<B, backend::cuda> || is_cuda_file,
                 "mmrec: backend::cuda needs a .cu file, compiled by nvcc; pass backend::simd or "
                 "backend::reference in a .cpp file");
-  static_assert(!std::same_as<B, backend::cuda> || !is_cuda_file || in_cuda<P>,
-                "mmrec: this function is not in the CUDA backend yet; copy its arguments to the "
-                "host and pass backend::reference, or backend::simd in a .cpp file");
   static_assert(!is_simd_without_xsimd<B>,
                 "mmrec: backend::simd needs xsimd and a host .cpp file; install xsimd (Debian: "
                 "libxsimd-dev) and do not use it in a .cu file, or pass backend::reference");

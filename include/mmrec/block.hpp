@@ -77,7 +77,7 @@ recurrence_report block_forward(const B& backend, const block_config& c,
                                 const view<T, 3>& y, memory_state<accumulator_t<T>, Memory>& state,
                                 block_activations<T, Memory>& saved,
                                 const block_dropout& drop = {}) {
-  require_built<B, primitive::block>();
+  require_built<B>();
   require_memory<B, Memory>();
   const bool any = detail::check_forward(c, w, x, y, saved);
   detail::check_state("block_forward", c, state, x.extent(0), x.extent(1));
@@ -93,7 +93,7 @@ recurrence_report block_forward(const B& backend, const block_config& c,
                                 const view<T, 3>& y, const initial_banks<accumulator_t<T>>& banks,
                                 block_activations<T, Memory>& saved,
                                 const block_dropout& drop = {}) {
-  require_built<B, primitive::block>();
+  require_built<B>();
   require_memory<B, Memory>();
   const char* function = "block_forward";
   const bool any = detail::check_forward(c, w, x, y, saved);
@@ -116,7 +116,7 @@ recurrence_report block_backward(const B& backend, const block_config& c,
                                  const view<const T, 3>& dy, block_activations<T, Memory>& saved,
                                  const block_parameters<T>& dw, const view<T, 3>& dx,
                                  const bank_gradients<accumulator_t<T>>& dbanks = {}) {
-  require_built<B, primitive::block>();
+  require_built<B>();
   require_memory<B, Memory>();
   const char* function = "block_backward";
   check_config(function, c);

@@ -51,7 +51,7 @@ void embedding_rows(const B& backend, const view<const Id, 1>& ids, const view<c
 template <backend_tag B, std::integral Id, readable_array<2> E, writable_array<2> Y>
 void embedding(const B& backend, const view<const Id, 1>& ids, const E& table, const Y& y) {
   using T = element_of<Y>;
-  require_built<B, primitive::embedding>();
+  require_built<B>();
   const view<const T, 2> from = as_view(table);
   const view<T, 2> to = as_view(y);
   const index_t rows = ids.extent(0), n = from.extent(1);
@@ -98,7 +98,7 @@ template <backend_tag B, std::integral Id, readable_array<2> G, writable_array<2
 void embedding_backward(const B& backend, const G& dy, const view<const Id, 1>& ids,
                         const D& dtable) {
   using T = element_of<D>;
-  require_built<B, primitive::embedding>();
+  require_built<B>();
   const view<const T, 2> from = as_view(dy);
   const view<T, 2> to = as_view(dtable);
   const index_t rows = ids.extent(0), n = to.extent(1);

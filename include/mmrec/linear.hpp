@@ -91,7 +91,7 @@ class packed_weights {
   template <readable_array<2> W>
   packed_weights(const B& backend, const W& w)
       : outputs_(as_view(w).extent(0)), inputs_(as_view(w).extent(1)) {
-    require_built<B, primitive::linear>();
+    require_built<B>();
     const view<const T, 2> weights = as_view(w);
     check_view("packed_weights", "w", weights, weights.extents());
     storage_ = std::make_shared<const detail::weight_storage<B, T>>(backend, weights);
@@ -114,7 +114,7 @@ void linear(const B& backend, const X& x, const W& w, const Y& y,
   using T = element_of<Y>;
   static_assert(std::same_as<element_of<X>, T> && std::same_as<element_of<W>, T>,
                 "mmrec: the arrays of one call must have one element type (convert first)");
-  require_built<B, primitive::linear>();
+  require_built<B>();
   const view<const T, 2> in = as_view(x), weight = as_view(w);
   const view<T, 2> out = as_view(y);
   check_view("linear", "w", weight, {weight.extent(0), in.extent(1)});
@@ -154,7 +154,7 @@ void linear_backward(const B& backend, const G& dy, const X& x, const W& w,
   using T = element_of<G>;
   static_assert(std::same_as<element_of<X>, T> && std::same_as<element_of<W>, T>,
                 "mmrec: the arrays of one call must have one element type (convert first)");
-  require_built<B, primitive::linear>();
+  require_built<B>();
   const view<const T, 2> g = as_view(dy), in = as_view(x), weight = as_view(w);
   const char* function = "linear_backward";
   check_view(function, "dy", g, {in.extent(0), weight.extent(0)});

@@ -126,7 +126,7 @@ void cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& t
                    const view<double, 1>& loss,
                    const cross_entropy_options<element_of<L>>& options) {
   using T = element_of<L>;
-  require_built<B, primitive::loss>();
+  require_built<B>();
   const char* function = "cross_entropy";
   const view<const T, 2> in = as_view(logits);
   check_dense(function, "logits", in, in.extents());
@@ -146,7 +146,7 @@ void cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& t
 template <backend_tag B, readable_array<2> L, std::integral Id>
 double cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& targets,
                      const cross_entropy_options<element_of<L>>& options = {}) {
-  require_built<B, primitive::loss>();
+  require_built<B>();
   return value_of(backend, "cross_entropy", [&](double* loss) {
     cross_entropy(backend, logits, targets, view<double, 1>{loss, {1}}, options);
   });

@@ -225,13 +225,6 @@ MMREC_HD_INLINE V abs(const V& v) {
   return abs(v);
 }
 
-/// The larger of x and |y|; x if y is NaN.
-template <class V>
-MMREC_HD_INLINE V larger_size(const V& x, const V& y) {
-  using std::fmax;
-  return fmax(x, abs(y));
-}
-
 /// condition ? a : b, lane by lane.
 template <class Condition, class V>
 MMREC_HD_INLINE V select(const Condition& condition, const V& a, const V& b) {

@@ -83,7 +83,7 @@ void pool_slots(const B& backend, const view<const T, 3>& level, const view<T, 3
 /// next[b, i] = mean of level[b, i * stride .. (i + 1) * stride), stride = slots / next slots.
 template <backend_tag B, element T>
 void hds_pool(const B& backend, const view<const T, 3>& level, const view<T, 3>& next) {
-  require_built<B, primitive::block>();
+  require_built<B>();
   const index_t stride = detail::check_pool("hds_pool", level.extent(1), next.extent(1)),
                 d = level.extent(2);
   check_dense("hds_pool", "level", level, level.extents());
@@ -115,7 +115,7 @@ void pool_slots_backward(const B& backend, const view<const T, 3>& dnext, const 
 /// dlevel += its share of dnext.
 template <backend_tag B, element T>
 void hds_pool_backward(const B& backend, const view<const T, 3>& dnext, const view<T, 3>& dlevel) {
-  require_built<B, primitive::block>();
+  require_built<B>();
   const index_t stride = detail::check_pool("hds_pool_backward", dlevel.extent(1), dnext.extent(1)),
                 d = dlevel.extent(2);
   check_dense("hds_pool_backward", "dlevel", dlevel, dlevel.extents());
@@ -239,7 +239,7 @@ void write_mean(const B&, const view<State, 3>& keys, const view<State, 3>& valu
 template <backend_tag B, class State, class Memory>
 void write_summary(const B& backend, memory_state<State, Memory>& s, write_rule rule, index_t block,
                    index_t block_tokens) {
-  require_built<B, primitive::block>();
+  require_built<B>();
   require_memory<B, Memory>();
   check_positive("write_summary", "block_tokens", block_tokens);
   write_mean(backend, s.keys_view(), s.values_view(), s.sum_view(), rule, block, block_tokens);
@@ -271,7 +271,7 @@ template <backend_tag B, class State>
 void write_summary_backward(const B& backend, const view<State, 3>& dkeys,
                             const view<State, 3>& dvalues, write_rule rule, index_t block,
                             const view<State, 2>& dmean) {
-  require_built<B, primitive::block>();
+  require_built<B>();
   const char* function = "write_summary_backward";
   check_view(function, "dkeys", dkeys, dkeys.extents());
   check_view(function, "dvalues", dvalues, dkeys.extents());

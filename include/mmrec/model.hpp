@@ -79,7 +79,7 @@ class model_pass {
   template <backend_tag B, std::integral Id>
   void forward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
                model_state<State, Memory>& state, const block_dropout& drop = {}) {
-    require_built<B, primitive::block>();
+    require_built<B>();
     require_memory<B, Memory>();
     check<B>("model_pass::forward", m, ids);
     check_state("model_pass::forward", m, state);
@@ -106,7 +106,7 @@ class model_pass {
   void forward_whole(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
                      const view<const Id, 2>& targets, const view<double, 1>& loss,
                      bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
-    require_built<B, primitive::block>();
+    require_built<B>();
     require_memory<B, Memory>();
     const char* function = "model_pass::forward_whole";
     check<B>(function, m, ids);
@@ -137,7 +137,7 @@ class model_pass {
   template <backend_tag B, std::integral Id>
   void backward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
                 std::span<T> gradients, std::span<const bank_gradients<State>> dbanks = {}) {
-    require_built<B, primitive::block>();
+    require_built<B>();
     require_memory<B, Memory>();
     const char* function = "model_pass::backward";
     check<B>(function, m, ids);

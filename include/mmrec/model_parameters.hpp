@@ -129,7 +129,7 @@ class model {
   /// The same in place: sequences that begin anew write their memory, but allocate none.
   template <backend_tag B>
   void restart(const B& backend, model_state<State, Memory>& s, index_t batch) const {
-    require_built<B, primitive::block>();
+    require_built<B>();
     require_memory<B, Memory>();
     if (s.blocks.size() != static_cast<std::size_t>(config_.layers) || s.blocks[0].batch != batch) {
       s = initial_state(batch);

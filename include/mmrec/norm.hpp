@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // RMSNorm over the last axis (Zhang and Sennrich, 2019).
 //
-//   rms_norm::outside (the MM-Rec reference):  n = ||x||_2 / sqrt(D),  y = w o x / (n + eps)
-//   rms_norm::inside  (the usual form):        y = w o x / sqrt(mean(x^2) + eps)
+//   epsilon_position::outside (the MM-Rec reference):  n = ||x||_2 / sqrt(D),  y = w o x / (n + eps)
+//   epsilon_position::inside (the usual form):         y = w o x / sqrt(mean(x^2) + eps)
 //
 //   x, y, dy, dx (rows, D)   w, dw (D)   unit stride on D; float, double or 16-bit storage
 //
@@ -95,7 +95,7 @@ template <backend_tag B, readable_array<2> X, readable_array<1> W, writable_arra
 void rms_norm(const B& backend, const X& x, const W& w, const Y& y,
               const rms_norm_options& options = {}) {
   using T = element_of<Y>;
-  require_built<B, primitive::norm>();
+  require_built<B>();
   const view<const T, 2> in = as_view(x);
   const view<const T, 1> weight = as_view(w);
   const view<T, 2> out = as_view(y);
@@ -162,7 +162,7 @@ template <backend_tag B, readable_array<2> G, readable_array<2> X, readable_arra
 void rms_norm_backward(const B& backend, const G& dy, const X& x, const W& w,
                        const rms_norm_gradients<element_of<G>>& gradients) {
   using T = element_of<G>;
-  require_built<B, primitive::norm>();
+  require_built<B>();
   const char* function = "rms_norm_backward";
   const view<const T, 2> g = as_view(dy), in = as_view(x);
   const view<const T, 1> weight = as_view(w);

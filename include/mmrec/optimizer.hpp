@@ -120,6 +120,7 @@ struct adamw_update_from_memory {
 template <backend_tag B, element T>
 void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, const view<T, 1>& m,
            const view<T, 1>& v, const adamw_options& o) {
+  require_built<B>();
   check_view("adamw", "w", w, w.extents());
   check_view("adamw", "g", g, w.extents());
   check_view("adamw", "m", m, w.extents());
@@ -149,6 +150,7 @@ inline index_t norm_blocks(index_t n) { return (n + norm_block - 1) / norm_block
 /// Euclidean norm of a flat array, summed in double. NaN if any element is.
 template <backend_tag B, element T>
 double norm2(const B& backend, const view<const T, 1>& g) {
+  require_built<B>();
   check_dense("norm2", "g", g, g.extents());
   constexpr index_t block = detail::norm_block;
   constexpr std::size_t lanes = detail::norm_lanes;
@@ -193,6 +195,7 @@ inline void check_clip(const gradient_clip* to) {
 /// The norm and the factor for this limit, left where the backend can read them.
 template <backend_tag B, element T>
 void clip_to(const B& backend, const view<const T, 1>& g, double limit, gradient_clip* to) {
+  require_built<B>();
   detail::check_clip(to);
   const double norm = norm2(backend, g);
   *to = {norm, clip_factor(norm, limit)};

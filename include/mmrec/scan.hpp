@@ -142,7 +142,7 @@ MMREC_COLD void check_scan(const std::array<const char*, NI>& names, const char*
 template <class B, class Op, class T, class State, std::size_t NI>
 void run_scan(const B& backend, const Op& op, const std::array<const char*, NI>& names,
               const char* y_name, const sweep_args<T, State, NI, 1, 0>& args, bool exclusive) {
-  require_built<B, primitive::scan>();
+  require_built<B>();
   if (!surely_valid(args)) check_scan(names, y_name, args);
   if (exclusive)
     sweep(backend, scan_ops::forward<Op, true>{op}, args);

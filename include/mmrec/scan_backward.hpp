@@ -78,7 +78,7 @@ void run_adjoint(const char* function, const B& backend, const Step& step,
                  const std::array<const char*, NO>& out_names,
                  const std::array<view<T, 3>, NO>& out, double identity,
                  const scan_backward_options<State>& options) {
-  require_built<B, primitive::scan>();
+  require_built<B>();
   const auto& extents = in[0].extents();
   for (std::size_t k = 0; k < NI; ++k) check_view(function, names[k], in[k], extents);
   check_offsets(function, options.offsets, extents[0], extents[1]);
@@ -284,7 +284,7 @@ void linear_scan_double_backward(
   using State = detail::state_t<Acc, T>;
   detail::require_one_type<element_of<VA>, element_of<VB>, element_of<A>, element_of<H>,
                            element_of<S>, T>();
-  require_built<B, primitive::scan>();
+  require_built<B>();
   const char* function = "linear_scan_double_backward";
   const auto q = as_view(ddh);
   const std::array in{detail::read(a), detail::read(va), detail::read(vb), detail::read(h),

@@ -105,7 +105,7 @@ void check_apart(const First& first, const Rest&... rest) {
 template <class B, class F, class... Out, class... In>
 void run_transform(const B& backend, const F& f, const std::tuple<Out...>& outputs,
                    const In&... inputs) {
-  require_built<B, primitive::transform>();
+  require_built<B>();
   const auto& extents = std::get<0>(outputs).extents();
   std::apply([&](const auto&... out) { (check_view("transform", "output", out, extents), ...); },
              outputs);
