@@ -23,7 +23,7 @@ if(NOT CMAKE_SCRIPT_MODE_FILE)
     add_dependencies(${target} mmrec_git_revision)
 
     set(dependencies)
-    foreach(package xsimd CLI11 nlohmann_json fmt Eigen3 Catch2 benchmark)
+    foreach(package xsimd CLI11 nlohmann_json fmt Eigen3 Catch2 benchmark CUDAToolkit)
       if(${package}_FOUND)
         string(APPEND dependencies "    {\"${package}\", \"${${package}_VERSION}\"},\n")
       endif()

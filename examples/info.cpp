@@ -13,6 +13,7 @@
 #include "build_info.hpp"
 #include "support/config.hpp"
 #include "support/cpu.hpp"
+#include "support/cuda_device.hpp"
 #include "support/sha256.hpp"
 
 #include <mmrec/version.hpp>
@@ -23,6 +24,7 @@
 #include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <exception>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -127,7 +129,10 @@ int require(const std::vector<std::string>& backends) {
     try {
       require_backend(name);
       if (name == "simd") require_isa();
-    } catch (const mmrec::error& e) {
+#if defined(MMREC_EXAMPLES_CUDA)
+      if (name == "cuda") require_cuda_device();
+#endif
+    } catch (const std::exception& e) {
       std::fprintf(stderr, "missing: %s\n", e.what());
       code = missing_exit_code;
     }
