@@ -36,10 +36,15 @@ def main():
         rows = [json.loads(line) for line in file if line.startswith("{")]
     peers = {(case(row), row.get("how")): row for row in rows if "peer" in row}
     ours = [row for row in rows if "op" in row and "peer" not in row]
-    for row in rows:
-        if "device" in row:
-            print(f"{row['device']}, {row['multiprocessors']} multiprocessors\n")
-            break
+    about = {key: value for row in reversed(rows) for key, value in row.items()
+             if key in ("revision", "device", "multiprocessors", "driver_cuda", "cuda")}
+    machine = [about["device"], f"{about['multiprocessors']} multiprocessors"]
+    if "cuda" in about:
+        machine.append(f"CUDA {about['cuda']} (driver {about['driver_cuda']})")
+    machine += sorted({row["peer"] for row in peers.values()})
+    if "revision" in about:
+        machine.append(f"revision {about['revision']}")
+    print("; ".join(machine) + "\n")
 
     def present(*hows):
         return [how for how in hows if any(key[1] == how for key in peers)]

@@ -16,6 +16,21 @@ inline void require(cudaError_t code) {
   std::exit(1);
 }
 
+/// The first line of what a benchmark reports: which device, with which driver and toolkit. Ends the
+/// program where there is no GPU.
+inline void report_device() {
+  cudaDeviceProp device;
+  int driver = 0, runtime = 0;
+  require(cudaGetDeviceProperties(&device, 0));
+  require(cudaDriverGetVersion(&driver));
+  require(cudaRuntimeGetVersion(&runtime));
+  std::printf(
+      "{\"device\": \"%s\", \"multiprocessors\": %d, \"driver_cuda\": \"%d.%d\", \"cuda\": "
+      "\"%d.%d\"}\n",
+      device.name, device.multiProcessorCount, driver / 1000, driver % 1000 / 10, runtime / 1000,
+      runtime % 1000 / 10);
+}
+
 /// Milliseconds of one call, the mean of a few that take a while together.
 class timer {
  public:

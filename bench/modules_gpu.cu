@@ -208,12 +208,6 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--quick") == 0) b.quick = true;
     if (std::strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) b.rounds = std::atoi(argv[i + 1]);
   }
-  cudaDeviceProp device;
-  if (cudaGetDeviceProperties(&device, 0) != cudaSuccess) {
-    std::fprintf(stderr, "error: there is no GPU\n");
-    return 1;
-  }
-  std::printf("{\"device\": \"%s\", \"multiprocessors\": %d}\n", device.name,
-              device.multiProcessorCount);
+  report_device();
   b.run();
 }

@@ -143,13 +143,7 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--quick") == 0) quick = true;
     if (std::strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) rounds = std::atoi(argv[i + 1]);
   }
-  cudaDeviceProp device;
-  if (cudaGetDeviceProperties(&device, 0) != cudaSuccess) {
-    std::fprintf(stderr, "error: there is no GPU\n");
-    return 1;
-  }
-  std::printf("{\"device\": \"%s\", \"multiprocessors\": %d}\n", device.name,
-              device.multiProcessorCount);
+  report_device();
   bench b;
   b.rounds = rounds;
   const index_t part = quick ? 16 : 1;

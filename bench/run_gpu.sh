@@ -15,8 +15,10 @@ targets=(cub_scan_gpu)
 for bench in "${benches[@]}"; do targets+=("${bench}_gpu_float" "${bench}_gpu_bfloat16"); done
 cmake --build --preset cuda --parallel "$(nproc)" --target "${targets[@]}"
 nvidia-smi --query-gpu=name,driver_version,clocks.max.mem,clocks.max.sm --format=csv,noheader
+revision=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 for bench in "${benches[@]}"; do
-  "build-cuda/bench/${bench}_gpu_float" | tee "$out/${bench}_gpu.jsonl"
+  echo "{\"revision\": \"$revision\"}" | tee "$out/${bench}_gpu.jsonl"
+  "build-cuda/bench/${bench}_gpu_float" | tee -a "$out/${bench}_gpu.jsonl"
   "build-cuda/bench/${bench}_gpu_bfloat16" | tee -a "$out/${bench}_gpu.jsonl"
   if [ "$bench" = scan ]; then build-cuda/bench/cub_scan_gpu | tee -a "$out/scan_gpu.jsonl"; fi
   if [ -e "bench/torch_${bench}_gpu.py" ]; then

@@ -156,13 +156,7 @@ int main(int argc, char** argv) {
       cuda::tuning().kernel =
           std::strcmp(value, "walk") == 0 ? cuda::scan_kernel::walk : cuda::scan_kernel::split;
   }
-  cudaDeviceProp device;
-  if (cudaGetDeviceProperties(&device, 0) != cudaSuccess) {
-    std::fprintf(stderr, "error: there is no GPU\n");
-    return 1;
-  }
-  std::printf("{\"device\": \"%s\", \"multiprocessors\": %d}\n", device.name,
-              device.multiProcessorCount);
+  report_device();
   int number = 0;
   for (const shape& s : {shape{8, 1024, 64, false},
                          {8, 4096, 2048, false},
