@@ -7,11 +7,11 @@
 // Errors are thrown before anything is written.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -22,6 +22,17 @@
 namespace mmrec {
 
 namespace detail {
+
+/// Extents or strides of any rank. (What std::span asks of its arguments takes longer to compile
+/// than all that is done with them here.)
+struct numbers {
+  const std::int64_t* data;
+  std::size_t count;
+  template <std::size_t N>
+  constexpr numbers(const std::array<std::int64_t, N>& a) : data(a.data()), count(N) {}
+  constexpr numbers(const std::int64_t* first, std::size_t n) : data(first), count(n) {}
+  constexpr std::int64_t operator[](std::size_t i) const { return data[i]; }
+};
 
 /// What an error says was expected or seen: words, numbers and extents, one after the other; what
 /// does not fit is left out. (A std::string put together would be half the compile time of a file
@@ -34,6 +45,7 @@ class message {
     size_ += n;
     return *this;
   }
+  MMREC_COLD message& operator<<(const char* words) { return *this << std::string_view(words); }
   MMREC_COLD message& operator<<(std::int64_t number) {
     char digits[20];
     std::size_t at = sizeof digits;
@@ -43,13 +55,9 @@ class message {
     if (number < 0) *this << "-";
     return *this << std::string_view(digits + at, sizeof digits - at);
   }
-  MMREC_COLD message& operator<<(std::span<const std::int64_t> numbers) {
-    const char* before = "(";
-    for (const std::int64_t n : numbers) {
-      *this << before << n;
-      before = ", ";
-    }
-    return *this << (numbers.empty() ? "()" : ")");
+  MMREC_COLD message& operator<<(const numbers& all) {
+    for (std::size_t i = 0; i < all.count; ++i) *this << (i == 0 ? "(" : ", ") << all[i];
+    return *this << (all.count == 0 ? "()" : ")");
   }
   operator std::string_view() const { return {text_, size_}; }
 
@@ -89,6 +97,16 @@ class error : public std::invalid_argument {
     ~text() { delete[] whole; }
   };
 };
+
+namespace detail {
+
+/// Throws an error. Apart, because what surrounds a throw would be compiled at every check.
+[[noreturn]] MMREC_COLD inline void refuse(const char* function, const char* argument,
+                                           std::string_view expected, std::string_view seen) {
+  throw error(function, argument, expected, seen);
+}
+
+}  // namespace detail
 
 /// A correct call that could not be carried out: a missing device, a file, a resource.
 class runtime_failure : public std::runtime_error {

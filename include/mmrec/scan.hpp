@@ -28,6 +28,10 @@
 #include <mmrec/scan_ops.hpp>
 #include <mmrec/sweep.hpp>
 
+#include <array>
+#include <cstdint>
+#include <utility>
+
 namespace mmrec {
 
 /// Options of every forward scan. State is the carry's type: accumulator_t of the element type.
@@ -106,21 +110,21 @@ bool surely_valid(const sweep_args<T, State, NI, 1, 0>& args) {
 }
 
 /// All checks, compiled once for scans of any types and numbers of inputs.
-MMREC_COLD inline void check_scan(const char* function, std::span<const char* const> names,
-                                  std::span<const any_view> in, const char* y_name,
+MMREC_COLD inline void check_scan(const char* function, std::size_t inputs,
+                                  const char* const* names, const any_view* in, const char* y_name,
                                   const any_view& y, const any_view& initial, const any_view& final,
                                   std::span<const index_t> offsets) {
-  const auto extents = in[0].extents;
-  for (std::size_t k = 0; k < in.size(); ++k) check_extents(function, names[k], in[k], extents);
+  const numbers extents = in[0].extents();
+  for (std::size_t k = 0; k < inputs; ++k) check_extents(function, names[k], in[k], extents);
   check_extents(function, y_name, y, extents);
   check_offsets(function, offsets, extents[0], extents[1]);
   const index_t sequences = offsets.empty() ? extents[0] : static_cast<index_t>(offsets.size()) - 1;
-  const index_t state[] = {sequences, extents[2]};
+  const std::array<index_t, 2> state{sequences, extents[2]};
   check_optional_extents(function, "initial", initial, state);
   check_optional_extents(function, "final", final, state);
   check_distinct(function, y_name, y);
   check_distinct(function, "final", final);
-  for (std::size_t k = 0; k < in.size(); ++k) {
+  for (std::size_t k = 0; k < inputs; ++k) {
     check_disjoint_or_same(function, y_name, y, names[k], in[k]);
     check_disjoint(function, "final", final, names[k], in[k]);
   }
@@ -132,11 +136,11 @@ MMREC_COLD inline void check_scan(const char* function, std::span<const char* co
 template <class T, class State, std::size_t NI>
 MMREC_COLD void check_scan(const std::array<const char*, NI>& names, const char* y_name,
                            const sweep_args<T, State, NI, 1, 0>& args) {
-  const auto in = [&]<std::size_t... K>(std::index_sequence<K...>) {
-    return std::array<any_view, NI>{args.in[K]...};
+  [&]<std::size_t... K>(std::index_sequence<K...>) {
+    const any_view in[] = {args.in[K]...};
+    check_scan(args.function, NI, names.data(), in, y_name, args.out[0].out, args.carry_in,
+               args.carry_out.out, args.offsets);
   }(std::make_index_sequence<NI>{});
-  check_scan(args.function, names, in, y_name, args.out[0].out, args.carry_in, args.carry_out.out,
-             args.offsets);
 }
 
 template <class B, class Op, class T, class State, std::size_t NI>

@@ -63,20 +63,22 @@ void sweep(const backend::cuda& backend, const Op& op, const Args& args);
 /// Throws unless 0 = offsets[0] <= offsets[1] <= ... = time; offsets also need a batch of one.
 MMREC_COLD inline void check_offsets(const char* function, std::span<const index_t> offsets,
                                      index_t batch, index_t time) {
+  using detail::message, detail::refuse;
   if (offsets.empty()) return;
+  const char* argument = "offsets";
   if (batch != 1)
-    throw error(function, "offsets", "a batch of 1 (sequences packed along time)",
-                detail::message() << "batch " << batch);
-  if (offsets.front() != 0)
-    throw error(function, "offsets", "offsets[0] = 0", detail::message() << offsets.front());
-  for (std::size_t i = 1; i < offsets.size(); ++i)
-    if (offsets[i] < offsets[i - 1])
-      throw error(function, "offsets", "values that do not decrease",
-                  detail::message() << offsets[i - 1] << " then " << offsets[i] << " at index "
-                                    << static_cast<index_t>(i));
-  if (offsets.back() != time)
-    throw error(function, "offsets", detail::message() << "a last value of " << time << " (time)",
-                detail::message() << offsets.back());
+    refuse(function, argument, "a batch of 1 (sequences packed along time)",
+           message() << "batch " << batch);
+  const detail::numbers at{offsets.data(), offsets.size()};
+  if (at[0] != 0) refuse(function, argument, "offsets[0] = 0", message() << at[0]);
+  for (std::size_t i = 1; i < at.count; ++i)
+    if (at[i] < at[i - 1])
+      refuse(
+          function, argument, "values that do not decrease",
+          message() << at[i - 1] << " then " << at[i] << " at index " << static_cast<index_t>(i));
+  if (at[at.count - 1] != time)
+    refuse(function, argument, message() << "a last value of " << time << " (time)",
+           message() << at[at.count - 1]);
 }
 
 namespace detail {
