@@ -24,10 +24,7 @@
 #include <concepts>
 #include <cstdint>
 #include <exception>
-#include <memory>
-#include <mutex>
 #include <thread>
-#include <vector>
 
 #if __has_include(<unistd.h>)
 #include <unistd.h>
@@ -78,15 +75,16 @@ class thread_pool {
     if (threads == 0) threads = hardware_threads();
     threads = std::min(threads, most_workers + 1);
     if (static_cast<index_t>(threads) > n) threads = static_cast<unsigned>(n);
-    std::unique_lock lock(mutex_, std::defer_lock);
-    if (threads <= 1 || inside_task || !lock.try_lock()) {
+    if (threads <= 1 || inside_task || busy_.exchange(true, std::memory_order_acquire)) {
       for (index_t i = 0; i < n; ++i) f(i);
       return;
     }
+    const free_again when_done{busy_};
     grow(threads - 1);
     task_ = &f;
     n_ = n;
     failure_ = nullptr;
+    failed_.store(false, std::memory_order_relaxed);
     next_.store(0, std::memory_order_relaxed);
     announce(threads - 1);
     work();
@@ -107,11 +105,24 @@ class thread_pool {
   static constexpr unsigned most_workers = 0xffff;
   static constexpr std::uint64_t open = most_workers + 1;
 
+  struct worker {
+    std::thread thread;
+    worker* next;
+  };
+  struct free_again {
+    std::atomic<bool>& busy;
+    ~free_again() { busy.store(false, std::memory_order_release); }
+  };
+
   thread_pool() = default;
   MMREC_COLD ~thread_pool() {
     stop_.store(true, std::memory_order_relaxed);
     announce(0);
-    for (auto& t : workers_) t.join();
+    while (worker* w = workers_) {
+      w->thread.join();
+      workers_ = w->next;
+      delete w;
+    }
   }
 
   /// One word says that there is a call and for how many workers. Were the two read one after the
@@ -124,10 +135,9 @@ class thread_pool {
   }
 
   MMREC_COLD void grow(unsigned count) {
-    while (workers_.size() < count) {
-      const auto id = static_cast<unsigned>(workers_.size());
+    for (; size_ < count; ++size_) {
       const std::uint64_t seen = call_word_.load(std::memory_order_relaxed);
-      workers_.emplace_back([this, id, seen] { serve(id, seen); });
+      workers_ = new worker{std::thread([this, id = size_, seen] { serve(id, seen); }), workers_};
     }
   }
 
@@ -161,21 +171,22 @@ class thread_pool {
     try {
       for (index_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) (*task_)(i);
     } catch (...) {
-      std::scoped_lock lock(failure_mutex_);
-      if (!failure_) failure_ = std::current_exception();
+      if (!failed_.exchange(true, std::memory_order_relaxed)) failure_ = std::current_exception();
     }
     inside_task = false;
   }
 
-  std::mutex mutex_, failure_mutex_;
-  std::vector<std::thread> workers_;
+  std::atomic<bool> busy_{false};  // by a call
+  worker* workers_ = nullptr;
+  unsigned size_ = 0;                        // how many workers there are
   std::atomic<std::uint64_t> call_word_{0};  // calls so far << 16 | workers that the last one wants
   std::atomic<std::uint64_t> gate_{0};  // call << 17 | may workers come in | how many are inside
   std::atomic<bool> stop_{false};
   std::atomic<index_t> next_{0};
   const task_ref* task_ = nullptr;
   index_t n_ = 0;
-  std::exception_ptr failure_;
+  std::atomic<bool> failed_{false};
+  std::exception_ptr failure_;  // of the task that failed first
 };
 
 /// `threads` as in the tag: 0 is all cores.
