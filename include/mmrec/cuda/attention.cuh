@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over memory slots on the GPU: a block to a piece of the time of one head, K and V of
-// which it has in shared memory; all products on the tensor cores, in the accuracy of the arithmetic
-// type (fragments.cuh). Read and written are q, o and P, once; a slot costs a product of
-// 2 flops for every element of these.
+// which it has in shared memory; all products on the tensor cores. Numbers of 16 bits are factors as
+// they are, and weights or dS beside them two such numbers, 17 bits of bfloat16 or 22 of binary16
+// (digits.cuh); all others go in the accuracy of the arithmetic type (fragments.cuh). Read and
+// written are q, o and P, once; a slot costs a product of 2 flops for every element of these.
 //
 // Backward: a second kernel adds up what the pieces have of dK and dV. There are as many pieces as
 // occupy a GPU, by the shape alone, so the bits are the same in every run and on every device.
@@ -58,8 +59,9 @@ void launch_backward(const backend::cuda& backend, const char* function,
   }
   const int chunks = Pass == attention_pass::of_rows ? chunks_of<Slots>(s.slots) : 1,
             keys = Pass == attention_pass::of_memory ? 0 : chunks;
+  using exchange = time_exchange<T, Slots>;
   const auto shape = attention_launch<attention_backward_chunks<T, S, Slots>>(
-      function, s, keys, chunks * s.column_blocks, sizeof(time_exchange<T, Slots>));
+      function, s, keys, chunks * s.column_blocks, exchange::buffers * sizeof(exchange));
   launch(backend, function, shape, attention_backward_kernel<T, S, Slots, Pass>, a, s);
 }
 
@@ -83,14 +85,20 @@ void attention_heads(const backend::cuda& backend, const view<const T, 3>& q,
       stored_view(options.probabilities),
       Acc(1) / std::sqrt(static_cast<Acc>(s.head_width()))};
   ks::by_slots<Acc>(s.slots, [&](auto slots, auto several) {
-    s.divide(ks::blocks_of_gpu(ks::attention_blocks<stored<T>, slots()>), 1);
+    s.divide(ks::blocks_of_gpu(ks::attention_blocks<stored<T>, stored<S>, slots()>), 1);
     using tile = ks::attention_tile<stored<T>, slots()>;
     const int chunks =
         ks::chunks_of<slots()>(s.slots) * ks::chunks_of<tile::columns>(s.head_width());
     const auto shape = ks::attention_launch<ks::attention_chunks<stored<T>, stored<S>, slots()>>(
         function, s, chunks, chunks, 0);
-    cuda::launch(backend, function, shape,
-                 ks::attention_kernel<stored<T>, stored<S>, slots(), several()>, arrays, s);
+    const auto run = [&](auto simple) {
+      cuda::launch(backend, function, shape,
+                   ks::attention_kernel<stored<T>, stored<S>, slots(), simple()>, arrays, s);
+    };
+    if (several() || !s.all_held)
+      run(std::false_type());
+    else if constexpr (!several())
+      run(std::true_type());
   });
 }
 

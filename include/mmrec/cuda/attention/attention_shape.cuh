@@ -58,6 +58,10 @@ struct attention_task {
         last(min(s.time, first + s.piece)),
         columns(static_cast<int>(blockIdx.x % s.column_blocks)),
         slots(static_cast<int>(blockIdx.x / s.column_blocks % s.slot_blocks)) {}
+  /// From the first of the thread's warp on.
+  __device__ index_t rows_of_warp() const {
+    return last - first - static_cast<int>(threadIdx.x) / warp * 16;
+  }
 };
 
 /// Rows of a view, which the kernel looks at itself: their first element differs by block.
@@ -65,6 +69,25 @@ template <class T>
 __device__ __forceinline__ row_matrix<T> rows_from(T* data, index_t pitch) {
   return {data, pitch,
           reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && pitch % pack_size<T> == 0};
+}
+/// A warp's rows of them. A column is a multiple of a pack.
+template <class T>
+class warp_rows {
+ public:
+  __device__ __forceinline__ warp_rows(T* data, index_t pitch) : rows_(rows_from(data, pitch)) {
+    rows_.data += static_cast<int>(threadIdx.x) / warp * 16 * pitch;
+  }
+  __device__ __forceinline__ row_matrix<T> from(index_t column) const {
+    return {rows_.data + column, rows_.pitch, rows_.aligned};
+  }
+  __device__ __forceinline__ void next() { rows_.data += attention_rows * rows_.pitch; }
+
+ private:
+  row_matrix<T> rows_;
+};
+/// How many of `size` there are, if `there` are from here on.
+__device__ __forceinline__ int live_of(index_t there, int size) {
+  return static_cast<int>(there < size ? there : index_t{size});
 }
 
 }  // namespace mmrec::cuda::kernels

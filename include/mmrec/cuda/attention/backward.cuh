@@ -27,8 +27,9 @@ struct attention_backward_arrays {
 
 template <class T, class S, int Slots>
 struct attention_backward_chunks {
-  using keys = memory_chunk<T, S, Slots, true, true>;
-  using values = memory_chunk<T, S, Slots, false, false>;  // or 99 KiB would not do
+  using keys = memory_chunk<T, S, Slots, true, gradient_factor<T, S>, true>;
+  using values =
+      memory_chunk<T, S, Slots, false, common_factor<T, S>, false>;  // or 99 KiB would not do
 };
 
 /// Of a multiprocessor; they leave registers for the sums.
@@ -57,55 +58,62 @@ __global__ void __launch_bounds__(attention_threads, attention_backward_blocks<S
                 slots = all_slots ? s.slots : min(index_t{Slots}, s.slots - slot0);
   const int slot_chunks = all_slots ? chunks_of<Slots>(slots) : 1;
   const bool score_gradients = all_slots || a.dq || a.dk;
-  exchange& between = *reinterpret_cast<exchange*>(mmrec_shared);
-  auto* const held = reinterpret_cast<typename chunks::keys*>(&between + 1);
-  memory_chunks<typename chunks::keys, S> keys(held, &a.k(task.batch, slot0, c0 + own),
-                                               a.k.stride(1), a.dq ? slots : 0, columns,
-                                               s.all_held);
-  memory_chunks<typename chunks::values, S> values(
+  warp_rows<const T> d_o_rows(&a.d_o(task.batch, task.first, c0), a.d_o.stride(1)),
+      q_rows(&a.q(task.batch, task.first, c0), a.q.stride(1)),
+      p_rows(&a.p(task.batch, task.head, task.first, slot0), a.p.stride(2));
+  warp_rows<T> dq_rows(&a.dq(task.batch, task.first, c0), a.dq.stride(1));
+  index_t left = task.rows_of_warp();
+  using column_rows = row_packs<T, tile::column_pack, tile::column_tiles>;
+  row_packs<T, tile::slot_pack, tile::slot_tiles> p;
+  column_rows d_o, q;
+  const auto load_columns = [&](column_rows& to, const warp_rows<const T>& from, index_t c) {
+    to.load(from.from(c), live_of(left, fragment_rows), live_of(d - c, tile::columns));
+  };
+  const auto load_weights = [&](int chunk) {
+    p.load(p_rows.from(chunk * Slots), live_of(left, fragment_rows),
+           live_of(s.slots - slot0 - chunk * Slots, Slots));
+  };
+  exchange* const between = reinterpret_cast<exchange*>(mmrec_shared);
+  auto* const held = reinterpret_cast<typename chunks::keys*>(between + exchange::buffers);
+  memory_chunks<typename chunks::keys, S, false> keys(held, &a.k(task.batch, slot0, c0 + own),
+                                                      a.k.stride(1), a.dq ? slots : 0, columns,
+                                                      s.all_held);
+  memory_chunks<typename chunks::values, S, false> values(
       reinterpret_cast<typename chunks::values*>(held + (!for_rows    ? 0
                                                          : s.all_held ? slot_chunks
                                                                       : 1)),
       &a.v(task.batch, slot0, c0), a.v.stride(1), score_gradients ? slots : 0, d, s.all_held);
   __syncthreads();
   time_sum<T, Slots> dk, dv;
+  int turn = 0;
+  const auto put = [&](const auto& of_slots, const auto& of_columns) {
+    if constexpr (exchange::buffers > 1) turn ^= 1;
+    between[turn].put(of_slots, of_columns);
+  };
 
-  for (index_t t0 = task.first; t0 < task.last; t0 += exchange::rows) {
-    const index_t t = t0 + index_t(threadIdx.x / warp) * fragment_rows, live = task.last - t;
-    const auto load_columns = [&](auto& to, const view<const T, 3>& from, index_t c) {
-      load_tile<tile::column_pack>(
-          to, rows_from(&from(task.batch, 0, c0 + c) + t * from.stride(1), from.stride(1)), live,
-          d - c);
-    };
-    warp_tile<Acc, tile::slot_tiles> p, ds;
-    warp_tile<Acc, tile::column_tiles> d_o;
-    const auto load_weights = [&](int chunk) {
-      const index_t slot = slot0 + chunk * Slots;
-      load_tile<tile::slot_pack>(
-          p, rows_from(&a.p(task.batch, task.head, 0, slot) + t * a.p.stride(2), a.p.stride(2)),
-          live, s.slots - slot);
-    };
+  for (index_t t = task.first; t < task.last; t += exchange::rows, left -= exchange::rows) {
+    warp_tile<Acc, tile::slot_tiles> ds;
     const auto find_dp = [&](int chunk) {  // do V^T, in ds
       ds = {};
       for (int j = 0; j < s.column_blocks; ++j) {
         const auto& v = values(chunk, j);
-        load_columns(d_o, a.d_o, j * tile::columns);
-        multiply_chunk<how, narrow_rows>(ds, d_o, v);
+        load_columns(d_o, d_o_rows, j * tile::columns);
+        multiply_chunk<how>(ds, d_o, v);
       }
     };
     const auto for_weights = [&](const auto& f) {
 #pragma unroll
       for (int k = 0; k < tile::slot_tiles; ++k)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) f(i / 2, p.of[k].of[i], ds.of[k].of[i]);
+        for (int i = 0; i < 4; ++i) f(i / 2, p.at(i / 2, k, i % 2), ds.of[k].of[i]);
     };
     Acc mean[2] = {};
-    Acc* const means =
-        a.means ? a.means + (task.batch * s.heads + task.head) * s.time + t + fragment_lane().row
-                : nullptr;
+    Acc* const means = a.means ? a.means + (task.batch * s.heads + task.head) * s.time + task.last -
+                                     left + fragment_lane().row
+                               : nullptr;
     const auto for_means = [&](const auto& f) {
       for (int h = 0; h < 2; ++h)
-        if (fragment_lane().row + 8 * h < live) f(mean[h], means[8 * h]);
+        if (fragment_lane().row + 8 * h < left) f(mean[h], means[8 * h]);
     };
 
     if (score_gradients)
@@ -125,41 +133,39 @@ __global__ void __launch_bounds__(attention_threads, attention_backward_blocks<S
       if (a.dk) for_means([](Acc& x, Acc from) { x = from; });
     }
 
-    if (all_slots && !a.dq) continue;
     warp_tile<Acc, tile::column_tiles> dq;
-    for (int chunk = 0; chunk < slot_chunks; ++chunk) {
+    for (int chunk = 0; (!all_slots || a.dq) && chunk < slot_chunks; ++chunk) {
       if constexpr (all_slots) {
         load_weights(chunk);
         find_dp(chunk);
       }
       if constexpr (for_memory) {
         if (a.dv) {
-          if (!score_gradients || s.column_blocks > 1) load_columns(d_o, a.d_o, own);
-          between.put(p, d_o);
+          if (s.column_blocks > 1 || !score_gradients) load_columns(d_o, d_o_rows, own);
+          put(p, d_o);
         }
       }
       for_weights([&](int h, Acc w, Acc& x) { x = w * (x - mean[h]) * a.scale; });
       if constexpr (for_memory) {
-        if (a.dv) dv.template add<narrow_rows, narrow_rows>(between);
+        if (a.dv) dv.template add<narrow_rows, narrow_rows>(between[turn]);
       }
-      warp_tile<Acc, tile::column_tiles> q;
       if constexpr (for_memory) {
-        if (a.dk) load_columns(q, a.q, own);
+        if (a.dk) load_columns(q, q_rows, own);
       }
       if constexpr (for_rows) {
-        if (a.dq) multiply_chunk<how, false>(dq, ds, keys(chunk, 0));
+        if (a.dq) multiply_chunk<how>(dq, ds, keys(chunk, 0));
       }
       if constexpr (for_memory) {
         if (a.dk) {
-          between.put(ds, q);
-          dk.template add<false, narrow_rows>(between);
+          put(ds, q);
+          dk.template add<false, narrow_rows>(between[turn]);
         }
       }
     }
     if (for_rows && a.dq)
-      store_tile<tile::column_pack>(
-          dq, rows_from(&a.dq(task.batch, 0, c0 + own) + t * a.dq.stride(1), a.dq.stride(1)), live,
-          columns);
+      store_tile<tile::column_pack>(dq, dq_rows.from(own), live_of(left, fragment_rows),
+                                    live_of(columns, tile::columns));
+    d_o_rows.next(), q_rows.next(), p_rows.next(), dq_rows.next();
   }
   if constexpr (for_memory) {
     const index_t at = ((task.piece * s.batch + task.batch) * s.slots + slot0) * s.width + c0 + own;

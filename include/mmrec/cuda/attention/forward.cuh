@@ -25,52 +25,69 @@ struct attention_arrays {
 
 template <class T, class S, int Slots>
 struct attention_chunks {
-  using keys = memory_chunk<T, S, Slots, false, true>;
-  using values = memory_chunk<T, S, Slots, true, true>;
+  using factor = common_factor<T, S>;
+  using keys = memory_chunk<T, S, Slots, false, factor, true>;
+  using values = memory_chunk<T, S, Slots, true, factor, true>;
 };
 
+/// The next rows come while a warp works on these, where they leave registers for that.
+template <class T, class S>
+inline constexpr bool rows_ahead = is_narrow<common_factor<T, S>>;
 /// Of a multiprocessor, by the registers of a warp's tiles.
-template <class T, int Slots>
+template <class T, class S, int Slots>
 inline constexpr int attention_blocks =
-    is_narrow<T> || (Slots == few_slots && std::is_same_v<T, float>) ? 4 : 3;
+    !rows_ahead<T, S> && (is_narrow<T> || (Slots == few_slots && std::is_same_v<T, float>)) ? 4 : 3;
 
-/// Several: the slots are several chunks.
-template <class T, class S, int Slots, bool Several>
-__global__ void __launch_bounds__(attention_threads, attention_blocks<T, Slots>)
+/// Simple: the slots are one chunk, and K and V of a head are in shared memory.
+template <class T, class S, int Slots, bool Simple>
+__global__ void __launch_bounds__(attention_threads, attention_blocks<T, S, Slots>)
     attention_kernel(attention_arrays<T, S> a, attention_shape s) {
   using tile = attention_tile<T, Slots>;
   using Acc = typename tile::Acc;
   using chunks = attention_chunks<T, S, Slots>;
   constexpr summing how = summing_of<T, summing::small_apart>;
+  constexpr auto weight_scale = digit_scale<typename chunks::factor>;
+  constexpr bool ahead = Simple && rows_ahead<T, S>;
   constexpr Acc minus_infinity = -std::numeric_limits<Acc>::infinity();
   extern __shared__ uint4 mmrec_shared[];
   const attention_task task(s);
   const index_t d = s.head_width(), c0 = task.head * d;
-  const int slot_chunks = Several ? chunks_of<Slots>(s.slots) : 1,
+  warp_rows<const T> q_rows(&a.q(task.batch, task.first, c0), a.q.stride(1));
+  warp_rows<T> o_rows(&a.o(task.batch, task.first, c0), a.o.stride(1)),
+      p_rows(&a.p(task.batch, task.head, task.first, 0), a.p.stride(2));
+  index_t left = task.rows_of_warp();
+  row_packs<T, tile::column_pack, tile::column_tiles> q;
+  const auto load_query = [&](index_t rows, int j) {
+    const index_t c = j * tile::columns;
+    q.load(q_rows.from(c), live_of(rows, fragment_rows), live_of(d - c, tile::columns));
+  };
+  if constexpr (ahead) load_query(left, 0);
+  const int slot_chunks = Simple ? 1 : chunks_of<Slots>(s.slots),
             column_chunks = chunks_of<tile::columns>(d);
   auto* const held = reinterpret_cast<typename chunks::keys*>(mmrec_shared);
-  memory_chunks<typename chunks::keys, S> keys(held, &a.k(task.batch, 0, c0), a.k.stride(1),
-                                               s.slots, d, s.all_held);
-  memory_chunks<typename chunks::values, S> values(
+  memory_chunks<typename chunks::keys, S, Simple> keys(held, &a.k(task.batch, 0, c0), a.k.stride(1),
+                                                       s.slots, d, s.all_held);
+  memory_chunks<typename chunks::values, S, Simple> values(
       reinterpret_cast<typename chunks::values*>(held +
                                                  (s.all_held ? slot_chunks * column_chunks : 1)),
       &a.v(task.batch, 0, c0), a.v.stride(1), s.slots, d, s.all_held);
   __syncthreads();
 
-  for (index_t t0 = task.first; t0 < task.last; t0 += attention_rows) {
-    const index_t t = t0 + index_t(threadIdx.x / warp) * fragment_rows, live = task.last - t;
+  for (index_t t = task.first; t < task.last; t += attention_rows, left -= attention_rows) {
+    const int live = live_of(left, fragment_rows);
     warp_tile<Acc, tile::slot_tiles> p;
     const auto for_scores = [&](const auto& f) { for_elements<tile::slot_pack>(p, f); };
     const auto find_scores = [&](int chunk) {
       p = {};
       for (int j = 0; j < column_chunks; ++j) {
         const auto& k = keys(chunk, j);
-        const index_t c = j * tile::columns;
-        warp_tile<Acc, tile::column_tiles> q;
-        load_tile<tile::column_pack>(
-            q, rows_from(&a.q(task.batch, 0, c0 + c) + t * a.q.stride(1), a.q.stride(1)), live,
-            d - c);
-        multiply_chunk<how, is_narrow<T>>(p, q, k);
+        if constexpr (!ahead) load_query(left, j);
+        multiply_chunk<how>(p, q, k);
+        if constexpr (ahead) {
+          const bool next = j + 1 == column_chunks;
+          if (next) q_rows.next();
+          load_query(next ? left - attention_rows : left, next ? 0 : j + 1);
+        }
       }
       const index_t slots = s.slots - chunk * Slots;
       for_scores([&](int, Acc& x, int) { x *= a.scale; });
@@ -86,7 +103,7 @@ __global__ void __launch_bounds__(attention_threads, attention_blocks<T, Slots>)
       for_scores([&](int h, Acc& x, int) { largest[h] = larger{}(largest[h], x); });
       for (Acc& x : largest) x = over_row(x, larger{});
     };
-    if constexpr (!Several) {
+    if (Simple || slot_chunks == 1) {
       find_scores(0);
       find_most(most);
       for_scores([&](int h, Acc& x, int) { factor[h] += x = math::exp_minus(most[h] - x); });
@@ -111,22 +128,21 @@ __global__ void __launch_bounds__(attention_threads, attention_blocks<T, Slots>)
       const index_t c = j * tile::columns;
       warp_tile<Acc, tile::column_tiles> o;
       for (int chunk = 0; chunk < slot_chunks; ++chunk) {
-        if constexpr (Several) {
+        if (!Simple && slot_chunks > 1) {
           find_scores(chunk);
           for_scores([&](int h, Acc& x, int) { x = math::exp_minus(most[h] - x) * factor[h]; });
         }
         if (j == 0 && a.p)
-          store_tile<tile::slot_pack>(
-              p,
-              rows_from(&a.p(task.batch, task.head, 0, chunk * Slots) + t * a.p.stride(2),
-                        a.p.stride(2)),
-              live, s.slots - chunk * Slots);
-        multiply_chunk<how, false>(o, p, values(chunk, j));
+          store_tile<tile::slot_pack>(p, p_rows.from(chunk * Slots), live,
+                                      live_of(s.slots - chunk * Slots, Slots));
+        multiply_chunk<how>(o, p, values(chunk, j));
       }
-      store_tile<tile::column_pack>(
-          o, rows_from(&a.o(task.batch, 0, c0 + c) + t * a.o.stride(1), a.o.stride(1)), live,
-          d - c);
+      if constexpr (weight_scale != 1)
+        for_elements<tile::column_pack>(o, [](int, Acc& x, int) { x *= 1 / weight_scale; });
+      store_tile<tile::column_pack>(o, o_rows.from(c), live, live_of(d - c, tile::columns));
     }
+    if constexpr (!ahead) q_rows.next();
+    o_rows.next(), p_rows.next();
   }
 }
 

@@ -8,34 +8,94 @@
 
 namespace mmrec::cuda::kernels {
 
-/// Fragments of `Slots` slots; the slots are the depth of a product, or else its columns. Split:
-/// they are kept as the tensor cores take them, in twice the memory.
-template <class T, class S, int Slots, bool SlotsAreDepth, bool Split>
+/// Fragments of `Slots` slots; the slots are the depth of a product, or else its columns. Factor: what
+/// the product takes. Split: numbers that take several are kept so, in twice the memory.
+template <class T, class S, int Slots, bool SlotsAreDepth, class Factor, bool Split>
 class memory_chunk {
   using tile = attention_tile<T, Slots>;
-  using Acc = typename tile::Acc;
-  static constexpr bool narrow = is_narrow<S>;
-  using fragment = column_fragment<Acc, narrow>;
-  using kept = std::conditional_t<Split, fragment, pack<Acc>>;
-  static constexpr int depth = (SlotsAreDepth ? Slots : tile::columns) / fragment_depth<Acc>,
-                       outer = (SlotsAreDepth ? tile::columns : Slots) / fragment_columns,
-                       parts = sizeof(kept) / 16;
+  static constexpr bool as_they_are = is_narrow<Factor>;
+  static constexpr int length = SlotsAreDepth ? Slots : tile::columns,
+                       pack_length = factor_pack<Factor, length>, depth = length / 4 / pack_length,
+                       outer = (SlotsAreDepth ? tile::columns : Slots) / fragment_columns;
+  using kept_pack = pack<Factor, pack_length>;
+  using fragment = std::conditional_t<as_they_are, column_numbers<Factor, pack_length>,
+                                      column_fragment<Factor, is_narrow<S>>>;
+  using kept = std::conditional_t<Split, fragment, kept_pack>;
+  using part = whole_pack<kept_pack>;
+  static constexpr int parts = sizeof(kept) / sizeof(part);
   struct parts_of {
-    uint4 part[parts];
+    part of[parts];
   };
-  uint4 data_[outer * depth][parts][warp];
+  part data_[outer * depth][parts][warp];
 
  public:
-  static constexpr int slots = Slots, columns = tile::columns;
+  using factor = Factor;
+  static constexpr int slots = Slots, columns = tile::columns, packs = depth;
   /// Pack g of the depth, tile j of the columns.
   __device__ __forceinline__ fragment operator()(int g, int j) const {
     parts_of bits;
 #pragma unroll
-    for (int p = 0; p < parts; ++p) bits.part[p] = data_[j * depth + g][p][threadIdx.x % warp];
+    for (int p = 0; p < parts; ++p) bits.of[p] = data_[j * depth + g][p][threadIdx.x % warp];
     return fragment{std::bit_cast<kept>(bits)};
   }
-  /// By all threads of a block. from: the chunk's first element, of so many that are there.
-  __device__ void fill(const S* from, index_t pitch, int live_slots, int live_columns) {
+  /// By all threads of a block. from: the chunk's first element, of so many that are there. A call,
+  /// or it would take registers where it is hardly ever needed.
+  __device__ __noinline__ void fill(const S* from, index_t pitch, int live_slots,
+                                    int live_columns) {
+    if constexpr (as_they_are) {
+      const auto rows = rows_from(from, pitch);
+      if (rows.aligned && live_slots >= slots && live_columns >= columns)
+        fill_packs<true>(rows, slots, columns);
+      else
+        fill_packs<false>(rows, live_slots, live_columns);
+    } else {
+      fill_elements(from, pitch, live_slots, live_columns);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void keep(int g, int j, int lane, const kept& x) {
+    const auto bits = std::bit_cast<parts_of>(x);
+#pragma unroll
+    for (int p = 0; p < parts; ++p) data_[j * depth + g][p][lane] = bits.of[p];
+  }
+  /// A lane's pack lies in memory as it is, or in several rows, of which a thread has whole packs and
+  /// turns them round. Whole: all of them are there.
+  template <bool Whole>
+  __device__ __forceinline__ void fill_packs(const row_matrix<const S>& from, int live_slots,
+                                             int live_columns) {
+    constexpr int wide = SlotsAreDepth ? tile::column_pack : pack_length,
+                  tall = SlotsAreDepth ? pack_length : 1, tasks = Slots * columns / wide / tall;
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < tasks; i += attention_threads) {
+      const int place = i % 4, g = i / 4 % depth, rest = i / 4 / depth, along = 4 * g + place,
+                slot = SlotsAreDepth
+                           ? along * tall
+                           : position_on_axis<tile::slot_pack>(rest / 8, rest / 2 % 4, rest % 2),
+                column = (SlotsAreDepth ? rest : along) * wide;
+      pack<S, wide> x[tall];
+#pragma unroll
+      for (int e = 0; e < tall; ++e) {
+        const S* const row = from.row(slot + e) + column;
+        x[e] = Whole ? load_pack<const S, wide>(row, wide, true)
+                     : load_pack<const S, wide>(
+                           row, slot + e < live_slots ? live_columns - column : 0, from.aligned);
+      }
+      if constexpr (SlotsAreDepth) {
+#pragma unroll
+        for (int c = 0; c < wide; ++c) {
+          kept_pack turned;
+#pragma unroll
+          for (int e = 0; e < tall; ++e) turned.element[e] = x[e].element[c];
+          keep(g, rest / 4 * (wide / 2) + c / 2, rest % 4 * 8 + c % 2 * 4 + place, kept{turned});
+        }
+      } else {
+        keep(g, rest / 8, rest % 8 * 4 + place, kept{x[0]});
+      }
+    }
+  }
+  __device__ __forceinline__ void fill_elements(const S* from, index_t pitch, int live_slots,
+                                                int live_columns) {
     constexpr int depth_pack = SlotsAreDepth ? tile::slot_pack : tile::column_pack,
                   outer_pack = SlotsAreDepth ? tile::column_pack : tile::slot_pack;
     constexpr int along_depth = std::min(depth, attention_warps),
@@ -44,33 +104,31 @@ class memory_chunk {
               mine = static_cast<int>(threadIdx.x) / warp;
 #pragma unroll
     for (int g = mine % along_depth; g < depth; g += along_depth) {
-      int along[pack_size<Acc>];
+      int along[pack_length];
 #pragma unroll
-      for (int e = 0; e < pack_size<Acc>; ++e)
-        along[e] = position_on_axis<depth_pack>(g * (pack_size<Acc> / 2) + e / 2, lane % 4, e % 2);
+      for (int e = 0; e < pack_length; ++e)
+        along[e] = position_on_axis<depth_pack>(g * (pack_length / 2) + e / 2, lane % 4, e % 2);
 #pragma unroll 4
       for (int j = mine / along_depth; j < outer; j += along_outer) {
         const int across = position_on_axis<outer_pack>(j, lane / 8, lane / 4 % 2);
-        pack<Acc> x;
+        kept_pack x;
 #pragma unroll
-        for (int e = 0; e < pack_size<Acc>; ++e) {
+        for (int e = 0; e < pack_length; ++e) {
           const int slot = SlotsAreDepth ? along[e] : across,
                     column = SlotsAreDepth ? across : along[e];
           x.element[e] = slot < live_slots && column < live_columns
-                             ? widen<Acc>(from[slot * pitch + column])
-                             : Acc(0);
+                             ? widen<Factor>(from[slot * pitch + column])
+                             : Factor(0);
         }
-        const auto bits = std::bit_cast<parts_of>(kept{x});
-#pragma unroll
-        for (int p = 0; p < parts; ++p) data_[j * depth + g][p][lane] = bits.part[p];
+        keep(g, j, lane, kept{x});
       }
     }
   }
 };
 
-/// The chunks of one head's K or V: all of them if the device's shared memory holds them, or the one
-/// that is read now. All threads of a block ask for the same chunks.
-template <class Chunk, class S>
+/// The chunks of one head's K or V: all of them if the device's shared memory holds them (Held: it is
+/// known to), or the one that is read now. All threads of a block ask for the same chunks.
+template <class Chunk, class S, bool Held>
 class memory_chunks {
  public:
   /// from: a matrix (slots, columns).
@@ -82,7 +140,7 @@ class memory_chunks {
         slots_(slots),
         columns_(columns),
         across_(chunks_of<Chunk::columns>(columns)),
-        all_(all) {
+        all_(Held || all) {
     if (all_)
       for (int i = 0; i < chunks_of<Chunk::slots>(slots); ++i)
         for (int j = 0; j < across_; ++j) fill(i * across_ + j, i, j);
@@ -90,7 +148,7 @@ class memory_chunks {
   /// Chunk i of the slots and j of the columns.
   __device__ __forceinline__ const Chunk& operator()(int i, int j) {
     const int number = i * across_ + j;
-    if (all_) return chunks_[number];
+    if (Held || all_) return chunks_[number];
     if (number != held_) {
       __syncthreads();
       fill(0, i, j);
@@ -115,16 +173,17 @@ class memory_chunks {
 };
 
 /// sum += rows times the chunk, whose columns are those of sum.
-template <summing How, bool Narrow, class Acc, int Depth, int Columns, class Chunk>
-__device__ __forceinline__ void multiply_chunk(warp_tile<Acc, Columns>& sum,
-                                               const warp_tile<Acc, Depth>& rows,
+template <summing How, class Acc, int Columns, class Rows, class Chunk>
+__device__ __forceinline__ void multiply_chunk(warp_tile<Acc, Columns>& sum, const Rows& rows,
                                                const Chunk& chunk) {
+  using factor = typename Chunk::factor;
   constexpr bool apart = How == summing::small_apart, by_pack = How == summing::by_pack;
   constexpr int together = std::min(Columns, How == summing::there ? 4 : 2);  // by registers
   warp_tile<Acc, apart ? Columns : 1> small;
 #pragma unroll
-  for (int g = 0; g < warp_tile<Acc, Depth>::packs; ++g) {
-    const row_fragment<Acc, Narrow> a[1] = {rows.template rows<Narrow>(g)};
+  for (int g = 0; g < Chunk::packs; ++g) {
+    const auto row = as_factor<Rows::narrow>(rows.template packs<factor>(g));
+    const std::remove_cv_t<decltype(row)> a[1] = {row};
 #pragma unroll
     for (int j = 0; j < Columns; j += together) {
       decltype(chunk(0, 0)) b[together];

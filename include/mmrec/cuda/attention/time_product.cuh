@@ -8,41 +8,48 @@
 
 namespace mmrec::cuda::kernels {
 
-/// As many rows of both factors as the warps of a block have.
+/// As many rows of both factors as the warps of a block have, the left one in its digits.
 template <class T, int Slots>
 struct time_exchange {
   using tile = attention_tile<T, Slots>;
   using Acc = typename tile::Acc;
-  static constexpr int rows = attention_rows;
-  static constexpr int apart = 32 / static_cast<int>(sizeof(Acc));  // neighbouring rows' banks
-  alignas(16) Acc left[rows][Slots + apart], right[rows][tile::columns + apart];
+  using factor = gradient_factor<T, T>;
+  static constexpr bool as_they_are = is_narrow<factor>;
+  static constexpr int rows = attention_rows, digits = as_they_are ? sum_digits : 1;
+  /// Of these, by turns. With two, nobody is in one any more when all have filled the other.
+  static constexpr int buffers = as_they_are ? 2 : 1;
+  // Neighbouring rows' banks: one access of ldmatrix, or those of lanes that read columns.
+  static constexpr int apart = as_they_are ? 8 : 32 / static_cast<int>(sizeof(factor));
+  alignas(16) factor left[digits][rows][Slots + apart];
+  alignas(16) factor right[1][rows][tile::columns + apart];
 
   /// All threads of the block; what was there has been used.
-  __device__ __forceinline__ void put(const warp_tile<Acc, tile::slot_tiles>& l,
-                                      const warp_tile<Acc, tile::column_tiles>& r) {
-    const int row = static_cast<int>(threadIdx.x) / warp * fragment_rows;
-    __syncthreads();
-    put_rows<tile::slot_pack>(left + row, l);
-    put_rows<tile::column_pack>(right + row, r);
+  template <class Left, class Right>
+  __device__ __forceinline__ void put(const Left& l, const Right& r) {
+    if constexpr (buffers == 1) __syncthreads();
+    put_rows<tile::slot_pack>(left, l);
+    put_rows<tile::column_pack>(right, r);
     __syncthreads();
   }
 
  private:
-  template <int Pack, int Tiles, int Pitch>
-  __device__ __forceinline__ static void put_rows(Acc (*to)[Pitch],
-                                                  const warp_tile<Acc, Tiles>& x) {
-    constexpr int size = pack_size<Acc>, tiles = size / 2;
+  template <int Pack, int Digits, int Pitch, class Rows>
+  __device__ __forceinline__ static void put_rows(factor (&to)[Digits][rows][Pitch],
+                                                  const Rows& x) {
+    constexpr int size = factor_pack<factor, Rows::tiles * fragment_columns>, tiles = size / 2;
+    using whole = whole_pack<pack<factor, size>>;
     const fragment_lane lane;
+    const int row = static_cast<int>(threadIdx.x) / warp * fragment_rows + lane.row;
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
+    for (int j = 0; j < Rows::tiles; j += tiles) {
+      const auto packs = x.template packs<factor>(j / tiles);
 #pragma unroll
-      for (int j = 0; j < Tiles; j += tiles) {
-        pack<Acc> values;
+      for (int h = 0; h < 2; ++h)
 #pragma unroll
-        for (int e = 0; e < size; ++e) values.element[e] = x.of[j + e / 2].of[2 * h + e % 2];
-        *reinterpret_cast<uint4*>(&to[lane.row + 8 * h][position_on_axis<Pack>(j, lane.place, 0)]) =
-            std::bit_cast<uint4>(values);
-      }
+        for (int k = 0; k < packs.digits; ++k)
+          *reinterpret_cast<whole*>(&to[k][row + 8 * h][position_on_axis<Pack>(j, lane.place, 0)]) =
+              std::bit_cast<whole>(packs.of[h][k]);
+    }
   }
 };
 
@@ -59,10 +66,18 @@ class time_sum {
       together = std::min(n_tiles, 2);
   fragment_sum<Acc> of_[m_tiles][n_tiles] = {};
 
-  // Of a lane: two neighbouring slots to a tile of rows, `wide` columns to as many of columns.
+  static constexpr bool as_they_are = exchange::as_they_are;
+
+  __device__ static int first_slot() {
+    return static_cast<int>(threadIdx.x) / warp / across * (Slots / down);
+  }
+  __device__ static int first_column() {
+    return static_cast<int>(threadIdx.x) / warp % across * (tile::columns / across);
+  }
+  // Of a lane, without digits: two neighbouring slots to a tile of rows, `wide` columns to as many of
+  // columns.
   __device__ static int slot(int m) {
-    return static_cast<int>(threadIdx.x) / warp / across * (Slots / down) + m * fragment_rows +
-           2 * fragment_lane().row;
+    return first_slot() + m * fragment_rows + 2 * fragment_lane().row;
   }
   __device__ __forceinline__ void take(fragment_sum<Acc> (&part)[m_tiles][n_tiles], int first,
                                        int count) {
@@ -75,8 +90,43 @@ class time_sum {
       }
   }
   __device__ static int column(int n, int c) {
-    return static_cast<int>(threadIdx.x) / warp % across * (tile::columns / across) +
-           n / wide * (wide * fragment_columns) + c * wide + n % wide;
+    return first_column() + n / wide * (wide * fragment_columns) + c * wide + n % wide;
+  }
+
+  template <int Digits>
+  __device__ __forceinline__ void add_digits(const exchange& from) {
+    using factor = typename exchange::factor;
+    const int lane = static_cast<int>(threadIdx.x) % warp, row = lane % 8, low = lane / 8 % 2 * 8,
+              high = lane / 16 * 8;
+    const auto address = [](const factor& x) {
+      return static_cast<std::uint32_t>(__cvta_generic_to_shared(&x));
+    };
+    constexpr std::uint32_t left_row = sizeof(from.left[0][0]),
+                            right_row = sizeof(from.right[0][0]);
+    const std::uint32_t left = address(from.left[0][row + high][first_slot() + low]),
+                        right = address(from.right[0][row + low][first_column() + high]);
+    fragment_sum<Acc> part[m_tiles][n_tiles] = {};
+#pragma unroll
+    for (int t = 0; t < exchange::rows; t += 16) {
+      row_numbers<factor, 4, Digits> a[m_tiles];
+#pragma unroll
+      for (int m = 0; m < m_tiles; ++m)
+#pragma unroll
+        for (int k = 0; k < Digits; ++k)
+          load_turned(a[m].of[k][0], left + (k * exchange::rows + t) * left_row +
+                                         m * fragment_rows * sizeof(factor));
+#pragma unroll
+      for (int n = 0; n < n_tiles; n += 2) {
+        std::uint32_t both[4];
+        load_turned(both, right + t * right_row + n * fragment_columns * sizeof(factor));
+        column_numbers<factor, 4> b[2];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) b[i / 2].of[0][i % 2] = both[i];
+        const auto part_of = [&](int m, int k) -> auto& { return part[m][n + k]; };
+        multiply_tiles(part_of, part_of, a, b);
+      }
+    }
+    take(part, 0, n_tiles);
   }
 
  public:
@@ -84,6 +134,31 @@ class time_sum {
   /// rows where those have 16 bits.
   template <bool NarrowLeft, bool NarrowRight>
   __device__ __forceinline__ void add(const exchange& from) {
+    if constexpr (as_they_are)
+      add_digits<NarrowLeft ? 1 : sum_digits>(from);
+    else
+      add_fragments<NarrowLeft, NarrowRight>(from);
+  }
+  /// To a matrix of [0, slots) and [0, columns).
+  __device__ void store(Acc* to, index_t pitch, index_t slots, index_t columns) const {
+    const fragment_lane lane;
+#pragma unroll
+    for (int m = 0; m < m_tiles; ++m)
+#pragma unroll
+      for (int n = 0; n < n_tiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int s = as_they_are ? first_slot() + m * fragment_rows + lane.row + i / 2 * 8
+                                    : slot(m) + i / 2,
+                    c = as_they_are ? first_column() + n * fragment_columns + 2 * lane.place + i % 2
+                                    : column(n, 2 * lane.place + i % 2);
+          if (s < slots && c < columns) to[s * pitch + c] = of_[m][n].of[i];
+        }
+  }
+
+ private:
+  template <bool NarrowLeft, bool NarrowRight>
+  __device__ __forceinline__ void add_fragments(const exchange& from) {
     constexpr int size = pack_size<Acc>;
     constexpr bool long_parts = summing_of<T, summing::by_pack> == summing::there;
     const fragment_lane lane;
@@ -98,7 +173,7 @@ class time_sum {
 #pragma unroll
         for (int e = 0; e < size; ++e) {
           const auto two =
-              *reinterpret_cast<const pack<Acc, 2>*>(&from.left[time + 4 * e][slot(m)]);
+              *reinterpret_cast<const pack<Acc, 2>*>(&from.left[0][time + 4 * e][slot(m)]);
           upper.element[e] = two.element[0], lower.element[e] = two.element[1];
         }
         a[m] = {upper, lower};
@@ -109,7 +184,7 @@ class time_sum {
 #pragma unroll
         for (int e = 0; e < size; ++e)
           of_time[e] = *reinterpret_cast<const pack<Acc, wide>*>(
-              &from.right[time + 4 * e][column(n0, lane.row)]);
+              &from.right[0][time + 4 * e][column(n0, lane.row)]);
 #pragma unroll
         for (int n = 0; n < wide; n += together) {
           column_fragment<Acc, NarrowRight> b[together];
@@ -127,19 +202,6 @@ class time_sum {
       }
     }
     if constexpr (long_parts) take(part, 0, n_tiles);
-  }
-  /// To a matrix of [0, slots) and [0, columns).
-  __device__ void store(Acc* to, index_t pitch, index_t slots, index_t columns) const {
-    const fragment_lane lane;
-#pragma unroll
-    for (int m = 0; m < m_tiles; ++m)
-#pragma unroll
-      for (int n = 0; n < n_tiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int s = slot(m) + i / 2, c = column(n, 2 * lane.place + i % 2);
-          if (s < slots && c < columns) to[s * pitch + c] = of_[m][n].of[i];
-        }
   }
 };
 

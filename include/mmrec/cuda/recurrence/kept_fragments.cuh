@@ -17,11 +17,9 @@
 // Infinite factors give NaN.
 #pragma once
 
-#include <mmrec/cuda/fragments.cuh>
+#include <mmrec/cuda/digits.cuh>
 
 namespace mmrec::cuda::detail {
-
-using stored_bfloat16 = stored16<format::bfloat16>;
 
 /// Brings the largest of some numbers into [2^14, 2^15), and back.
 struct binary_scale {
@@ -47,42 +45,18 @@ __device__ __forceinline__ float largest_of_row(float v) {
   return fmaxf(v, __shfl_xor_sync(all_lanes, v, 2));
 }
 
-/// Two neighbours as the tensor cores take them, and what is left of them.
-__device__ __forceinline__ std::uint32_t halves(float a, float b) {
-  std::uint32_t both;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
-  return both;
-}
+/// Two digits of two neighbours.
 __device__ __forceinline__ std::uint32_t split_halves(float a, float b, std::uint32_t& low) {
-  const std::uint32_t high = halves(a, b);
-  float x, y;
-  asm("{\n.reg .f16 a, b;\nmov.b32 {a, b}, %2;\ncvt.f32.f16 %0, a;\ncvt.f32.f16 %1, b;\n}"
-      : "=f"(x), "=f"(y)
-      : "r"(high));
-  low = halves(a - x, b - y);
+  const std::uint32_t high = take_digit<stored_half>(a, b);
+  low = take_digit<stored_half>(a, b);
   return high;
 }
-__device__ __forceinline__ void half_product(fragment_sum<float>& sum, const std::uint32_t* a,
-                                             const std::uint32_t* b) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum.of[0]), "+f"(sum.of[1]), "+f"(sum.of[2]), "+f"(sum.of[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-/// Likewise the leading eight bits of both; what is left stays in a and b.
+/// The leading eight bits of both; what is left stays in a and b.
 __device__ __forceinline__ std::uint32_t split_bfloat16(float& a, float& b) {
   const auto bits_a = std::bit_cast<std::uint32_t>(a), bits_b = std::bit_cast<std::uint32_t>(b);
   a -= std::bit_cast<float>(bits_a & 0xffff0000u);
   b -= std::bit_cast<float>(bits_b & 0xffff0000u);
   return __byte_perm(bits_a, bits_b, 0x7632);
-}
-__device__ __forceinline__ void bfloat16_product(fragment_sum<float>& sum, const std::uint32_t* a,
-                                                 const std::uint32_t* b) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum.of[0]), "+f"(sum.of[1]), "+f"(sum.of[2]), "+f"(sum.of[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 /// What a lane has of a tile's pack.
@@ -126,9 +100,10 @@ struct kept_rows {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int h = i % 2;
-        const float *const x = rows[h].element + i / 2 * 2, a = x[0] * up[h], b = x[1] * up[h];
+        const float* const x = rows[h].element + i / 2 * 2;
+        float a = x[0] * up[h], b = x[1] * up[h];
         if constexpr (narrow)
-          high[k][i] = halves(a, b);
+          high[k][i] = take_digit<stored_half>(a, b);
         else
           high[k][i] = split_halves(a, b, rest.of[i]);
       }
@@ -244,16 +219,18 @@ __device__ __forceinline__ void multiply_kept(fragment_sum<float>& sum,
 #pragma unroll
     for (int digit = 2; digit >= 0; --digit)
 #pragma unroll
-      for (int k = 0; k < N; ++k) bfloat16_product(part[k], a.of[first + k], b[k].of[digit]);
+      for (int k = 0; k < N; ++k)
+        digit_product<stored_bfloat16>(part[k], a.of[first + k], b[k].of[digit]);
   } else {
     if constexpr (!kept_rows<S, Packs, Apart>::narrow) {
 #pragma unroll
-      for (int k = 0; k < N; ++k) half_product(part[k], a.low_of(first + k).of, b[k].high);
+      for (int k = 0; k < N; ++k)
+        digit_product<stored_half>(part[k], a.low_of(first + k).of, b[k].high);
     }
 #pragma unroll
-    for (int k = 0; k < N; ++k) half_product(part[k], a.high[first + k], b[k].low);
+    for (int k = 0; k < N; ++k) digit_product<stored_half>(part[k], a.high[first + k], b[k].low);
 #pragma unroll
-    for (int k = 0; k < N; ++k) half_product(part[k], a.high[first + k], b[k].high);
+    for (int k = 0; k < N; ++k) digit_product<stored_half>(part[k], a.high[first + k], b[k].high);
   }
 #pragma unroll
   for (int k = 0; k < N; ++k) sum += part[k];
