@@ -64,15 +64,6 @@ __global__ void __launch_bounds__(attention_threads, attention_backward_blocks<S
   warp_rows<T> dq_rows(&a.dq(task.batch, task.first, c0), a.dq.stride(1));
   index_t left = task.rows_of_warp();
   using column_rows = row_packs<T, tile::column_pack, tile::column_tiles>;
-  row_packs<T, tile::slot_pack, tile::slot_tiles> p;
-  column_rows d_o, q;
-  const auto load_columns = [&](column_rows& to, const warp_rows<const T>& from, index_t c) {
-    to.load(from.from(c), live_of(left, fragment_rows), live_of(d - c, tile::columns));
-  };
-  const auto load_weights = [&](int chunk) {
-    p.load(p_rows.from(chunk * Slots), live_of(left, fragment_rows),
-           live_of(s.slots - slot0 - chunk * Slots, Slots));
-  };
   exchange* const between = reinterpret_cast<exchange*>(mmrec_shared);
   auto* const held = reinterpret_cast<typename chunks::keys*>(between + exchange::buffers);
   memory_chunks<typename chunks::keys, S, false> keys(held, &a.k(task.batch, slot0, c0 + own),
@@ -92,6 +83,16 @@ __global__ void __launch_bounds__(attention_threads, attention_backward_blocks<S
   };
 
   for (index_t t = task.first; t < task.last; t += exchange::rows, left -= exchange::rows) {
+    // Empty, or the compiler would keep them from one turn to the next.
+    row_packs<T, tile::slot_pack, tile::slot_tiles> p = {};
+    column_rows d_o = {}, q = {};
+    const auto load_columns = [&](column_rows& to, const warp_rows<const T>& from, index_t c) {
+      to.load(from.from(c), live_of(left, fragment_rows), live_of(d - c, tile::columns));
+    };
+    const auto load_weights = [&](int chunk) {
+      p.load(p_rows.from(chunk * Slots), live_of(left, fragment_rows),
+             live_of(s.slots - slot0 - chunk * Slots, Slots));
+    };
     warp_tile<Acc, tile::slot_tiles> ds;
     const auto find_dp = [&](int chunk) {  // do V^T, in ds
       ds = {};
