@@ -82,8 +82,8 @@ bool check_linear(const view<const T, 2>& x, index_t outputs, index_t inputs, co
 
 }  // namespace detail
 
-/// W (outputs, inputs) prepared once for many products with it. Holds a copy in the backend's
-/// layout and arithmetic type; W may change or go afterwards. Copies of this object share it.
+/// W (outputs, inputs) prepared once for many products with it. Holds a copy of its elements in the
+/// backend's layout; W may change or go afterwards. Copies of this object share it.
 /// Errors: null data.
 template <backend_tag B, element T>
 class packed_weights {

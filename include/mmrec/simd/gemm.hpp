@@ -62,14 +62,6 @@ MMREC_INLINE void ask_for_lines(const Acc* p, index_t n) {
   for (index_t i = 0; i < n; i += line) __builtin_prefetch(p + i, 0, 2);
 }
 
-/// How many of the columns that are left are packed together: whole panels, then a ragged one.
-template <class V>
-constexpr index_t panels_together(index_t columns) {
-  constexpr index_t width = gemm_tuning<V>::columns;
-  if (columns < width) return columns;
-  return std::min(columns / width, gemm_tuning<V>::panels) * width;
-}
-
 /// One block of A B on the calling thread. With `flip` the factors are those of C^T, and results
 /// are handed over for C.
 template <class V, class A, class B>
@@ -90,7 +82,7 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
     const left_block<V, A> left(a, at.row, at.rows, at.columns, k, steps, left_space);
     const index_t next_panel = steps * width / at.rows;  // elements to ask for with each row
     for (index_t j = 0; j < at.columns;) {
-      const index_t group = panels_together<V>(at.columns - j);
+      const index_t group = b.together(at.columns - j);
       const auto panels = b.panels(at.column + j, group, k, steps, panel_space);
       for (index_t i = 0; i < group; i += width) {
         // Only what later passes add to is kept, a dense tile of rows x width after the other.
@@ -209,9 +201,9 @@ void gemm_packing(unsigned threads, std::pmr::memory_resource* memory, const A& 
 }  // namespace detail
 
 /// All of A B for packed B.
-template <class V, class A, class Epilogue>
+template <class V, class A, class T, class Epilogue>
 void gemm(unsigned threads, std::pmr::memory_resource* memory, const A& a,
-          const packed_matrix<V>& b, const Epilogue& epilogue) {
+          const packed_matrix<V, T>& b, const Epilogue& epilogue) {
   if (a.extent(0) == 0 || b.columns() == 0) return;
   if (a.extent(0) <= few_rows && b.depth() > 0)
     return multiply_by_panels<V>(threads, memory, a, b, results<V>(epilogue));

@@ -76,9 +76,10 @@ void sum_columns(unsigned threads, std::pmr::memory_resource* memory, index_t ro
 
 template <class Arch, element T>
 struct detail::weight_storage<backend::simd_for<Arch>, T> {
-  simd::packed_matrix<simd::batch<accumulator_t<T>, Arch>> matrix;
+  arena memory;  // which has huge pages
+  simd::packed_matrix<simd::batch<accumulator_t<T>, Arch>, T> matrix;
   weight_storage(const backend::simd_for<Arch>& backend, const view<const T, 2>& w)
-      : matrix(std::pmr::new_delete_resource(), w.extent(1), w.extent(0)) {
+      : matrix(&memory, w.extent(1), w.extent(0)) {
     matrix.pack(simd::operand<T, true>(w), simd::thread_count(backend.threads));
   }
 };

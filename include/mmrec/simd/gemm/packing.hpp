@@ -92,43 +92,13 @@ struct right_panels {
   right_panel<Acc> operator[](index_t i) const { return {data + i * apart, step}; }
 };
 
-/// B packed once, to be used by many row blocks or by many products (the weights of a recurrence,
-/// or of inference).
+/// How many of the columns that are left are packed together: whole panels, then a ragged one.
 template <class V>
-class packed_matrix {
- public:
-  using Acc = typename V::value_type;
-  packed_matrix(std::pmr::memory_resource* memory, index_t depth, index_t columns)
-      : depth_(depth),
-        columns_(columns),
-        panels_((columns + tuning::columns - 1) / tuning::columns),
-        data_(memory,
-              static_cast<std::size_t>(std::max<index_t>(1, panels_ * depth * tuning::columns))) {}
-
-  template <class Operand>
-  void pack(const Operand& b, unsigned threads) {
-    constexpr index_t group = tuning::panels * tuning::columns;
-    parallel_for(depth_ * columns_ < 16384 ? 1 : threads, (columns_ + group - 1) / group,
-                 [&](index_t i) {
-                   const index_t first = i * group;
-                   pack_strips<V>(b, first, std::min(group, columns_ - first), 0, depth_,
-                                  strips<Acc>{data_.data() + first * depth_, tuning::columns,
-                                              depth_ * tuning::columns});
-                 });
-  }
-  index_t depth() const { return depth_; }
-  index_t columns() const { return columns_; }
-  /// The panels from `column` on, from step k on.
-  right_panels<Acc> panels(index_t column, index_t, index_t k, index_t, Acc*) const {
-    return {data_.data() + (column * depth_ + k * tuning::columns), tuning::columns,
-            depth_ * tuning::columns};
-  }
-
- private:
-  using tuning = gemm_tuning<V>;
-  index_t depth_, columns_, panels_;
-  scratch<Acc> data_;
-};
+constexpr index_t panels_together(index_t columns) {
+  constexpr index_t width = gemm_tuning<V>::columns;
+  if (columns < width) return columns;
+  return std::min(columns / width, gemm_tuning<V>::panels) * width;
+}
 
 /// B as it lies, for one block of rows: panels are read in place if they can be and if that is
 /// cheaper, else packed into `space` when they are asked for.
@@ -146,6 +116,7 @@ class unpacked_matrix {
   }
   index_t depth() const { return b_.extent(0); }
   index_t columns() const { return b_.extent(1); }
+  static index_t together(index_t columns) { return panels_together<V>(columns); }
   right_panels<Acc> panels(index_t column, index_t count, index_t k, index_t steps,
                            Acc* space) const {
     constexpr index_t width = gemm_tuning<V>::columns;
