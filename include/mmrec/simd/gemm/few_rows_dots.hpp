@@ -4,7 +4,8 @@
 // A register holds some steps of every row side by side: lanes / rows of them. One load of W that
 // repeats so many of its elements meets it in one multiply-add, so W is read once, from front to
 // back, and no lane is idle where the rows are a power of two. A register of x serves eight columns,
-// or fewer where the rows need several registers. What is stored narrow is widened by whole registers, each of which meets every row.
+// or fewer where the rows need several registers. What is stored narrow is widened by whole
+// registers, each of which meets every row; bfloat16 by pairs, with x in the same order.
 // Budget: an element of W takes rows / lanes multiply-adds and, but for an eighth, as many loads.
 // With AVX2 and float, up to two rows keep pace with the second-level cache (16 bytes of W to a
 // load, 32 to a cycle), four rows read 16 and eight rows 8 bytes a cycle: what comes from memory.
@@ -19,14 +20,18 @@ namespace mmrec::simd {
 template <class V, std::size_t Rows, class T>
 struct dot_shape {
   static constexpr bool narrow = !std::same_as<T, typename V::value_type>;
+  /// Registers that a load of a column becomes: the even and the odd ones of pairs are two.
+  static constexpr std::size_t halves = has_pairs<V, T> ? 2 : 1;
   static constexpr std::size_t steps =
-      narrow ? lanes<V> : std::max<std::size_t>(1, lanes<V> / Rows);
-  static constexpr std::size_t parts = Rows * steps / lanes<V>;
+      narrow ? halves * lanes<V> : std::max<std::size_t>(1, lanes<V> / Rows);
+  static constexpr std::size_t parts = Rows * steps / halves / lanes<V>;
+  static constexpr std::size_t run = steps / halves;  // lanes that are one sum
   /// Two units that take four cycles want eight multiply-adds that do not wait for one another.
   static constexpr std::size_t together = std::max<std::size_t>(1, 8 / parts);
   /// Columns whose results leave together: sums of runs want as many as a run has lanes.
-  static constexpr std::size_t columns = std::max(together, steps);
-  /// Elements of x that meet the same elements of a column: row after row, `steps` of each.
+  static constexpr std::size_t columns = std::max(together, run);
+  /// Elements of x that meet the same elements of a column: row after row, `steps` of each, first
+  /// the even ones where there are halves.
   static constexpr auto unit = static_cast<index_t>(Rows * steps);
 };
 /// The same for an operand B.
@@ -62,10 +67,21 @@ void pack_units(const A& a, typename V::value_type* to) {
   if (a.extent(0) * steps < unit || depth % steps != 0) std::fill_n(to, units * unit, Acc(0));
   for (index_t i = 0; i < a.extent(0); ++i, to += steps) {
     index_t k = 0;
-    if (steps == w && a.stride(1) == 1)
-      for (; k + w <= depth; k += w)
-        a.template load_row<V>(i, k).store_unaligned(to + k / steps * unit);
-    for (; k < depth; ++k) to[k / steps * unit + k % steps] = a.template get<Acc>(i, k);
+    if (steps >= w && a.stride(1) == 1)
+      for (; k + steps <= depth; k += steps) {
+        std::array<V, Shape::halves> x;
+        unroll<Shape::halves>([&](auto h) MMREC_LAMBDA_INLINE {
+          x[h] = a.template load_row<V>(i, k + static_cast<index_t>(h()) * w);
+        });
+        if constexpr (Shape::halves == 2) unzip(x[0], x[1]);
+        unroll<Shape::halves>([&](auto h) MMREC_LAMBDA_INLINE {
+          x[h].store_unaligned(to + k / steps * unit + static_cast<index_t>(h()) * w);
+        });
+      }
+    for (; k < depth; ++k) {
+      const index_t s = k % steps, at = Shape::halves == 2 ? s / 2 + s % 2 * w : s;
+      to[k / steps * unit + at] = a.template get<Acc>(i, k);
+    }
   }
 }
 
@@ -78,22 +94,26 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
                   index_t last, typename V::value_type* to, index_t row) {
   using Acc = typename V::value_type;
   using shape = dot_shape_of<V, Rows, B>;
-  constexpr std::size_t parts = shape::parts, together = shape::together;
+  constexpr std::size_t parts = shape::parts, together = shape::together, halves = shape::halves;
+  using loaded = std::array<V, shape::halves>;
   constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(shape::steps);
   const auto whole = [](const auto* p) MMREC_LAMBDA_INLINE {
-    if constexpr (shape::steps == lanes<V>)
-      return load_lanes<V>(p);
+    loaded y;
+    if constexpr (halves == 2)
+      load_pairs(y[0], y[1], p);
+    else if constexpr (shape::steps == lanes<V>)
+      y[0] = load_lanes<V>(p);
     else
-      return load_repeated<V, shape::steps>(p);
+      y[0] = load_repeated<V, shape::steps>(p);
+    return y;
   };
-  const auto some = [&](const auto* p, index_t live) MMREC_LAMBDA_INLINE {
-    if constexpr (shape::steps == lanes<V>) {
-      return load_lanes_n<V>(p, static_cast<std::size_t>(live));
-    } else {
-      std::array<Acc, shape::steps> buffer{};
-      std::copy_n(p, live, buffer.begin());
-      return whole(buffer.data());
-    }
+  const auto some = [&]<class T>(const T* p, index_t live) MMREC_LAMBDA_INLINE {
+    if constexpr (shape::steps == lanes<V>)
+      return loaded{load_lanes_n<V>(p, static_cast<std::size_t>(live))};
+    T buffer[shape::steps];
+    std::memset(static_cast<void*>(buffer), 0, sizeof buffer);
+    std::memcpy(static_cast<void*>(buffer), p, static_cast<std::size_t>(live) * sizeof(T));
+    return whole(buffer);
   };
   const index_t depth = b.extent(0);
   // A piece of x that several groups of columns meet stays in the first-level cache.
@@ -117,26 +137,26 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
         return rounded(V::load_unaligned(now + static_cast<index_t>(p) * w));
       };
       if constexpr (parts <= together) {
-        std::array<V, parts> xs;
-        unroll<parts>([&](auto p) MMREC_LAMBDA_INLINE { xs[p] = row_part(p()); });
+        std::array<V, parts * halves> xs;
+        unroll<xs.size()>([&](auto p) MMREC_LAMBDA_INLINE { xs[p] = row_part(p()); });
         unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
-          const V y = load(from[c] + k);
-          unroll<parts>([&](auto p) MMREC_LAMBDA_INLINE {
-            total[p * together + c] = fma(xs[p], y, total[p * together + c]);
+          const auto y = load(from[c] + k);
+          unroll<xs.size()>([&](auto i) MMREC_LAMBDA_INLINE {
+            V& t = total[i / halves * together + c];
+            t = fma(xs[i], y[i % halves], t);
           });
         });
       } else {
-        std::array<V, together> ys;
+        std::array<loaded, together> ys;
         unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
-          ys[c] = rounded(load(from[c] + k));
-          // Too few streams to hide the memory: the next columns are asked for. (Eight are best left
-          // to the hardware: there the same costs a tenth.)
-          __builtin_prefetch(from[c] + k + ahead);
+          ys[c] = load(from[c] + k);
+          for (V& y : ys[c]) y = rounded(y);
         });
-        unroll<parts>([&](auto p) MMREC_LAMBDA_INLINE {
-          const V xp = row_part(p());
+        unroll<parts * halves>([&](auto i) MMREC_LAMBDA_INLINE {
+          const V xp = row_part(i());
           unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
-            total[p * together + c] = fma(xp, ys[c], total[p * together + c]);
+            V& t = total[i / halves * together + c];
+            t = fma(xp, ys[c][i % halves], t);
           });
         });
       }
@@ -144,6 +164,11 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
     };
     index_t k = begin;
     for (; k + 2 * steps <= end; k += 2 * steps) {
+      // Too few streams to hide the memory: the next columns are asked for. (Eight are best left to
+      // the hardware: there the same costs a tenth.)
+      if constexpr (parts > together)
+        unroll<together>([&](auto c)
+                             MMREC_LAMBDA_INLINE { __builtin_prefetch(from[c] + k + ahead); });
       step(k, whole);
       step(k + steps, whole);
     }
@@ -156,13 +181,12 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
     for (std::size_t group = 0; group < shape::columns; group += together)
       add(group, k, std::min(depth, k + piece));
   for (std::size_t p = 0; p < parts; ++p) {
-    detail::sum_runs<shape::steps, shape::columns>(sums[p].data());
-    for (std::size_t c = 0; c < shape::columns; c += shape::steps) {
+    detail::sum_runs<shape::run, shape::columns>(sums[p].data());
+    for (std::size_t c = 0; c < shape::columns; c += shape::run) {
       alignas(V) std::array<Acc, lanes<V>> result;
-      sums[p][c / shape::steps].store_aligned(result.data());
+      sums[p][c / shape::run].store_aligned(result.data());
       for (std::size_t i = 0; i < lanes<V>; ++i) {
-        const std::size_t r = p * lanes<V> / shape::steps + i / shape::steps,
-                          j = c + i % shape::steps;
+        const std::size_t r = p * lanes<V> / shape::run + i / shape::run, j = c + i % shape::run;
         to[static_cast<index_t>(r) * row + static_cast<index_t>(j) * apart] = result[i];
       }
     }
