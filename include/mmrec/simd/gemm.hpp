@@ -4,7 +4,8 @@
 // copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows*.hpp.
 //
 // A task is a block of C: up to 144 rows and 32 panels of columns. It runs through K in passes of
-// 256 steps (2 KiB with registers of 512 bits); in a pass each panel of B meets every tile of A's rows.
+// 256 steps (2 KiB with registers of 512 bits); in a pass each panel of B meets every tile of A's
+// rows.
 // A finished tile of C goes batch by batch to `epilogue(row, column, lanes, live)`, which owns the
 // store (gemm/results.hpp), or from the registers to its place where that is all there is to do.
 //

@@ -26,8 +26,11 @@ struct dot_shape {
       narrow ? halves * lanes<V> : std::max<std::size_t>(1, lanes<V> / Rows);
   static constexpr std::size_t parts = Rows * steps / halves / lanes<V>;
   static constexpr std::size_t run = steps / halves;  // lanes that are one sum
+  /// Parts that meet a piece of a column before the others do: with more, each load of x would
+  /// serve one column.
+  static constexpr std::size_t at_once = std::min<std::size_t>(parts, 4);
   /// Two units that take four cycles want eight multiply-adds that do not wait for one another.
-  static constexpr std::size_t together = std::max<std::size_t>(1, 8 / parts);
+  static constexpr std::size_t together = 8 / at_once;
   /// Columns whose results leave together: sums of runs want as many as a run has lanes.
   static constexpr std::size_t columns = std::max(together, run);
   /// Elements of x that meet the same elements of a column: row after row, `steps` of each, first
@@ -94,7 +97,8 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
                   index_t last, typename V::value_type* to, index_t row) {
   using Acc = typename V::value_type;
   using shape = dot_shape_of<V, Rows, B>;
-  constexpr std::size_t parts = shape::parts, together = shape::together, halves = shape::halves;
+  constexpr std::size_t parts = shape::parts, at_once = shape::at_once, together = shape::together,
+                        halves = shape::halves;
   using loaded = std::array<V, shape::halves>;
   constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(shape::steps);
   const auto whole = [](const auto* p) MMREC_LAMBDA_INLINE {
@@ -122,22 +126,24 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
                 ahead = static_cast<index_t>(together) * apart * b.stride(1);
   std::array<std::array<V, shape::columns>, parts> sums;
   for (auto& part : sums) part.fill(V(0));
-  // Steps [begin, end) of the columns from `group` on.
-  const auto add = [&](std::size_t group, index_t begin, index_t end) MMREC_LAMBDA_INLINE {
+  // Steps [begin, end) of the columns from `group` on with the parts from `part` on.
+  const auto add = [&](std::size_t group, std::size_t part, index_t begin,
+                       index_t end) MMREC_LAMBDA_INLINE {
     std::array<decltype(b.at(0, 0)), together> from;
     for (std::size_t c = 0; c < together; ++c)
       from[c] = b.at(0, std::min(first + static_cast<index_t>(group + c) * apart, last));
-    std::array<V, parts * together> total;
-    unroll<parts * together>(
-        [&](auto i) MMREC_LAMBDA_INLINE { total[i] = sums[i / together][group + i % together]; });
-    const Acc* now = x + begin / steps * shape::unit;
+    std::array<V, at_once * together> total;
+    unroll<at_once * together>([&](auto i) MMREC_LAMBDA_INLINE {
+      total[i] = sums[part + i / together][group + i % together];
+    });
+    const Acc* now = x + begin / steps * shape::unit + static_cast<index_t>(part * halves) * w;
     const auto step = [&](index_t k, const auto& load) MMREC_LAMBDA_INLINE {
       // In registers, as in the microkernel: of the rows and the columns those that are fewer.
       const auto row_part = [&](std::size_t p) MMREC_LAMBDA_INLINE {
         return rounded(V::load_unaligned(now + static_cast<index_t>(p) * w));
       };
-      if constexpr (parts <= together) {
-        std::array<V, parts * halves> xs;
+      if constexpr (at_once <= together) {
+        std::array<V, at_once * halves> xs;
         unroll<xs.size()>([&](auto p) MMREC_LAMBDA_INLINE { xs[p] = row_part(p()); });
         unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
           const auto y = load(from[c] + k);
@@ -152,7 +158,7 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
           ys[c] = load(from[c] + k);
           for (V& y : ys[c]) y = rounded(y);
         });
-        unroll<parts * halves>([&](auto i) MMREC_LAMBDA_INLINE {
+        unroll<at_once * halves>([&](auto i) MMREC_LAMBDA_INLINE {
           const V xp = row_part(i());
           unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
             V& t = total[i / halves * together + c];
@@ -166,7 +172,7 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
     for (; k + 2 * steps <= end; k += 2 * steps) {
       // Too few streams to hide the memory: the next columns are asked for. (Eight are best left to
       // the hardware: there the same costs a tenth.)
-      if constexpr (parts > together)
+      if constexpr (at_once > together)
         unroll<together>([&](auto c)
                              MMREC_LAMBDA_INLINE { __builtin_prefetch(from[c] + k + ahead); });
       step(k, whole);
@@ -174,12 +180,14 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
     }
     for (; k + steps <= end; k += steps) step(k, whole);
     if (k < end) step(k, [&](const auto* p) MMREC_LAMBDA_INLINE { return some(p, end - k); });
-    unroll<parts * together>(
-        [&](auto i) MMREC_LAMBDA_INLINE { sums[i / together][group + i % together] = total[i]; });
+    unroll<at_once * together>([&](auto i) MMREC_LAMBDA_INLINE {
+      sums[part + i / together][group + i % together] = total[i];
+    });
   };
   for (index_t k = 0; k < depth; k += piece)
     for (std::size_t group = 0; group < shape::columns; group += together)
-      add(group, k, std::min(depth, k + piece));
+      for (std::size_t part = 0; part < parts; part += at_once)
+        add(group, part, k, std::min(depth, k + piece));
   for (std::size_t p = 0; p < parts; ++p) {
     detail::sum_runs<shape::run, shape::columns>(sums[p].data());
     for (std::size_t c = 0; c < shape::columns; c += shape::run) {
