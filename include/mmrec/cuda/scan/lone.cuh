@@ -36,6 +36,8 @@ struct lone_sweep : lane_sweep<P> {
   static_assert(NO <= NI - NS, "results take the place of inputs that are not shifted");
   static constexpr int vectors = 4, L = vectors * pack_size<T>;  // steps of a lane in a tile
   static constexpr int parts = L / R;                            // which are taken together
+  /// Are all read before some are taken? (Costly steps need the registers, and do not wait for memory.)
+  static constexpr bool read_ahead = !scan_ops::costly<typename P::op_type>;
   using tile = tile_of<T, L>;
   static constexpr int slot_size = NI * tile::size, slot_bytes = slot_size * int(sizeof(T));
   /// What a warp has of shared memory: a multiprocessor is to have 40 KiB on their way.
@@ -196,16 +198,24 @@ struct lone_sweep : lane_sweep<P> {
   template <class F>
   __device__ __forceinline__ void each_place(const T* here, bool first,
                                              const T (&below)[at_least_one<NS>], const F& f) const {
+    place_steps<P> all[parts];
+    const auto read = [&](int c) {
+#pragma unroll
+      for (int k = 0; k < NI; ++k)
+        tile::read(all[c / R].x[k], here + k * tile::size, how(p.in[k]), lane,
+                   backwards ? L - R - c : c);
+    };
+    if (read_ahead)
+#pragma unroll
+      for (int c = 0; c < L; c += R) read(c);
     T edge[at_least_one<NS>];
 #pragma unroll
     for (int c = 0; c < L; c += R) {
       const int at = backwards ? L - R - c : c;
-      place_steps<P> x;
+      if (!read_ahead) read(c);
+      place_steps<P>& x = all[c / R];
       x.rows = base::all_rows;
       x.first = at == 0 && first ? 0 : -1;
-#pragma unroll
-      for (int k = 0; k < NI; ++k)
-        tile::read(x.x[k], here + k * tile::size, how(p.in[k]), lane, at);
 #pragma unroll
       for (int e = 0; e < NS; ++e) {
         const int k = NI - NS + e;
