@@ -177,9 +177,14 @@ void sweep(const backend::cuda& backend, const Op& op,
   if (board_bytes > 0) {
     using on = d::piece_board<parameters>;
     p.board = reinterpret_cast<uint4*>(scratch.data() + offset_bytes);
-    p.first_turn = static_cast<unsigned>(device.multiprocessors * d::first_turn_x2 / 2);
+    const auto room =
+        device.shared_bytes /
+        static_cast<int>(d::piece_block<parameters>::shared_bytes(plan.warps, plan.across));
+    p.first_turn = static_cast<unsigned>(device.multiprocessors *
+                                         d::first_turn_x2(on::narrow(p.across), room) / 2);
     for (int k = 0; k < d::board_kinds; ++k)
-      p.board_starts[k] = on::start(typename on::kind(k), p.pieces, p.groups, p.across);
+      p.board_starts[k] =
+          static_cast<unsigned>(on::start(typename on::kind(k), p.pieces, p.groups, p.across));
     const auto quads = static_cast<index_t>(board_bytes / sizeof(uint4));
     cuda::launch(backend, function, {std::min<index_t>((quads + 255) / 256, 256), 256, 0},
                  d::clear_kernel<uint4>, p.board, quads);

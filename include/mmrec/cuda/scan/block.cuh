@@ -266,7 +266,7 @@ struct block_sweep : lane_sweep<P> {
     __syncwarp();
 #pragma unroll
     for (int k = 0; k < int(P::NO); ++k)
-      if (p.out[k].data && tiled[k])
+      if (!this->absent(p.out[k]) && tiled[k])
         tile::store(here + k * tile::size, how_of<How>(p.out[k]), p.out[k].time, c.to[k], lane,
                     lanes_apart());
   }

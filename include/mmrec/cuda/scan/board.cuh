@@ -14,7 +14,7 @@
 
 namespace mmrec::cuda::detail {
 
-inline constexpr index_t window_pieces = 8;
+inline constexpr unsigned window_pieces = 8;
 
 /// Are all 16 bytes there? They are written and read at once, but ptxas 13.0 reads words one by one
 /// where it sees that others are not used, and then a value may be older than its last word. So that
@@ -73,17 +73,17 @@ struct board {
   static_assert(kinds == board_kinds);
 
   uint4* at;
-  index_t groups;
-  int across;                               // of a note, a value for each recurrence
-  std::array<index_t, board_kinds> starts;  // of kinds
+  unsigned groups;
+  int across;                                // of a note, a value for each recurrence
+  std::array<unsigned, board_kinds> starts;  // of kinds
 
   /// Notes so narrow that a warp reads many at once: nobody needs summaries of windows.
   static __host__ __device__ bool narrow(int across) {
     return across * int(window_pieces) * 2 <= warp;
   }
   /// Pieces from one long entry to the next.
-  static __host__ __device__ index_t long_pieces(int across) {
-    return window_pieces * (narrow(across) ? 32 : 8);
+  static __host__ __device__ unsigned long_pieces(int across) {
+    return window_pieces * (narrow(across) ? 32U : 8U);
   }
 
   static index_t count(kind k, index_t pieces, int across) {
@@ -102,17 +102,17 @@ struct board {
       n += count(kind(j), pieces, across) * groups * size(kind(j), across);
     return n;
   }
-  __device__ uint4* place(kind k, index_t number, index_t group, int lane) const {
-    index_t start = starts[0];  // no index that is not a constant, which would need memory
+  __device__ uint4* place(kind k, unsigned number, unsigned group, int lane) const {
+    unsigned start = starts[0];  // no index that is not a constant, which would need memory
 #pragma unroll
     for (int j = 1; j < kinds; ++j) start = k == j ? starts[j] : start;
-    return at + start + (number * groups + group) * size(k, across) + lane;
+    return at + (start + (number * groups + group) * unsigned(size(k, across)) + unsigned(lane));
   }
 
   // All lanes of a warp call what follows, with their positions as `lane`; those that are first in
   // time write.
   template <class S>
-  __device__ void write(kind k, index_t number, index_t group, const S& v, int lane) const {
+  __device__ void write(kind k, unsigned number, unsigned group, const S& v, int lane) const {
     if (lane >= across) return;
     uint4 quad[note<S>::quads];
     note<S>::write(v, quad);
@@ -129,7 +129,7 @@ struct board {
     uint4 quad[note<S>::quads];
   };
   template <class S>
-  __device__ __forceinline__ early<S> begin_to_read(kind k, index_t number, index_t group,
+  __device__ __forceinline__ early<S> begin_to_read(kind k, unsigned number, unsigned group,
                                                     int lane) const {
     const uint4* const from = place(k, number, group, lane & (across - 1));
     early<S> e;
@@ -149,11 +149,11 @@ struct board {
   /// not there, roughly: all together, or they would come one after the other, but no more than that,
   /// lest those who wait keep the others from writing.
   template <class S, int N>
-  __device__ __forceinline__ void read(S (&to)[N], kind k, index_t number, index_t group, int n,
+  __device__ __forceinline__ void read(S (&to)[N], kind k, unsigned number, unsigned group, int n,
                                        int lane) const {
     if (n > N) n = N;
-    const uint4* const last = place(k, number + n - 1, group, lane & (across - 1));
-    const index_t apart = groups * size(k, across);
+    const uint4* const last = place(k, number + unsigned(n) - 1, group, lane & (across - 1));
+    const int apart = int(groups) * int(size(k, across));
     early<S> e[N] = {};
     const auto look = [&](auto from) {
 #pragma unroll
@@ -183,18 +183,18 @@ struct board {
     for (int j = 0; j < N; ++j) to[j] = note<S>::read(e[j].quad);
   }
   /// Until a note is there.
-  __device__ void wait_for(kind k, index_t number, index_t group) const {
+  __device__ void wait_for(kind k, unsigned number, unsigned group) const {
     while (load(place(k, number, group, 0)).w == 0) __nanosleep(100);
   }
   template <class S>
-  __device__ S read_begun(const early<S>& e, kind k, index_t number, index_t group,
+  __device__ S read_begun(const early<S>& e, kind k, unsigned number, unsigned group,
                           int lane) const {
     S v[1] = {note<S>::read(e.quad)};
     if (!__all_sync(all_lanes, there(e))) read(v, k, number, group, 1, lane);
     return v[0];
   }
   template <class S>
-  __device__ S read_one(kind k, index_t number, index_t group, int lane) const {
+  __device__ S read_one(kind k, unsigned number, unsigned group, int lane) const {
     S v[1];
     read(v, k, number, group, 1, lane);
     return v[0];

@@ -55,4 +55,13 @@ __device__ __noinline__ void finish_carefully(const P& p, const stretch& of, boo
   if (in_turn) __syncthreads();
 }
 
+/// The state behind all steps of a group, for whoever asked for it; by one warp. (Here, so that others
+/// need not know where it goes.)
+template <class P>
+__device__ __noinline__ void leave(const P& p, index_t group,
+                                   const typename lane_sweep<P>::carry_type& carry) {
+  const lane_sweep<P> b(p, group);
+  if (b.live && b.place == 0) b.last_carry(carry);
+}
+
 }  // namespace mmrec::cuda::detail

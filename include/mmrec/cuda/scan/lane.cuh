@@ -90,6 +90,10 @@ struct lane_sweep {
   }
 
   __device__ bool turned() const { return turned_lanes<T> && p.turned; }
+  /// An output that the caller did not ask for.
+  static __device__ __forceinline__ bool absent(const stream<T>& s) {
+    return P::op_type::optional_outputs && !s.data;
+  }
   /// What another lane has: at a position, or so many places before in time.
   __device__ __forceinline__ int lane_at(int its) const {
     return turned() ? turned_lane(its & (warp - 1)) : its;
@@ -103,7 +107,10 @@ struct lane_sweep {
     return from_position(v, position - places * across);
   }
 
-  __device__ carry_type first_carry() const { return p.op.load(carry_in ? *carry_in : p.identity); }
+  // By value: of two places one would be chosen, and the parameters read as memory is.
+  __device__ carry_type first_carry() const {
+    return p.op.load(carry_in ? State(*carry_in) : State(p.identity));
+  }
   __device__ void last_carry(const carry_type& c) const {
     if (!carry_out) return;
     const State value = p.op.store(c);
@@ -259,7 +266,7 @@ struct lane_sweep {
       take<Whole>(s, from, carry, y);
 #pragma unroll
       for (int k = 0; k < NO; ++k)
-        if (p.out[k].data) put(y[k], k, from);
+        if (!absent(p.out[k])) put(y[k], k, from);
     }
   }
   /// The same, straight to memory.

@@ -49,9 +49,9 @@ inline constexpr int held = (Inputs < 3 ? 8 : 4) * (sizeof(T) == 2 ? 2 : 1);
 /// Warps of a piece that does not hold all of time: three of them share a multiprocessor.
 inline constexpr int piece_warps = 4;
 
-/// Pieces, to two multiprocessors, that may be fetched at once when a scan begins: half of those that
-/// are resident.
-inline constexpr int first_turn_x2 = 3;
+/// Pieces, to two multiprocessors, that may be fetched at once when a scan begins: half of three that
+/// are resident; where a scan has few recurrences, of as many as shared memory has room for.
+inline constexpr int first_turn_x2(bool few, int room) { return few && room > 3 ? 4 : 3; }
 
 /// How a stream's steps are fetched and stored. The vector accesses take 16 bytes; they need data,
 /// and strides of all other axes, that are multiples of that.
@@ -109,7 +109,7 @@ struct sweep_parameters {
   index_t groups = 1;      // of `across` recurrences
   index_t pieces = 1;      // of time, one to a block
   uint4* board = nullptr;  // where their blocks tell one another what they know (scan/board.cuh),
-  std::array<index_t, board_kinds> board_starts = {};  // and where on it
+  std::array<unsigned, board_kinds> board_starts = {};  // and where on it
   unsigned first_turn = 0;  // the first blocks, behind which as many fetch
 };
 

@@ -46,17 +46,18 @@ struct piece_sweep : piece_block<P> {
   using typename base::carry_type, typename base::own, typename base::summary;
   using on_board = piece_board<P>;
 
-  index_t group, number;  // of recurrences; this block's piece of time
+  unsigned group, number;  // of recurrences; this block's piece of time
   on_board all;
 
   __device__ piece_sweep(const P& parameters, unsigned g, unsigned n)
       : base(parameters, g),
         group(g),
         number(n),
-        all{parameters.board, parameters.groups, parameters.across, parameters.board_starts} {}
+        all{parameters.board, static_cast<unsigned>(parameters.groups), parameters.across,
+            parameters.board_starts} {}
 
   __device__ void run() {
-    const stretch now{group, number, p.pieces};
+    const stretch now{index_t(group), index_t(number), p.pieces};
     const bool whole = this->whole(now);
     // Read before this piece's summary is there: the last piece may write to the same place.
     carry_type carry = this->first_carry();
@@ -99,7 +100,7 @@ struct piece_sweep : piece_block<P> {
       finish_carefully<base>(p, now, in_turn, state);
     if (in_turn && me == 0) this->correct(carry);
     if (tell && in_turn) all.write(on_board::state_behind, number, group, carry, position);
-    if (live && me == 0 && place == 0 && number == p.pieces - 1) this->last_carry(carry);
+    if (me == 0 && number + 1 == unsigned(p.pieces) && p.carry_out.data) leave(p, group, carry);
   }
 
  private:
@@ -138,30 +139,31 @@ struct piece_sweep : piece_block<P> {
   /// comes to is in total(warps + its number).
   struct part_of {
     typename on_board::kind kind;
-    index_t first;
+    unsigned first;
     int n, pieces;  // of one summary
   };
   __device__ int parts() const { return base::parts_of(warps); }
   /// The long entry from which this piece follows; the first is the scan's own.
-  __device__ index_t long_entry() const {
-    const index_t n = number / on_board::long_pieces(p.across);
+  __device__ unsigned long_entry() const {
+    const unsigned n = number / on_board::long_pieces(p.across);
     return n > 0 ? n - 1 : n;
   }
   __device__ __forceinline__ part_of part(int i) const {
     const bool narrow = on_board::narrow(p.across);
-    const index_t begin = long_entry() * on_board::long_pieces(p.across);
-    const index_t window = number / window_pieces;
+    const unsigned begin = long_entry() * on_board::long_pieces(p.across);
+    const unsigned window = number / window_pieces;
     const int shared = narrow ? parts() : parts() - 2;
     if (i == shared)
       return {on_board::piece_summary, (window - 1) * window_pieces,
               window > 0 ? int(window_pieces) : 0, 1};
     if (i > shared)
       return {on_board::piece_summary, window * window_pieces, int(number % window_pieces), 1};
-    const index_t first = narrow ? begin : begin / window_pieces;
+    const unsigned first = narrow ? begin : begin / window_pieces;
     const int n = int((narrow ? number : window - 1) - first);
     const int share = n > 0 ? int(unsigned(n + shared - 1) / unsigned(shared)) : 0;
     const int here = n - i * share;
-    return {narrow ? on_board::piece_summary : on_board::window_summary, first + i * share,
+    return {narrow ? on_board::piece_summary : on_board::window_summary,
+            first + unsigned(i * share),
             here < 0       ? 0
             : here < share ? here
                            : share,
@@ -175,11 +177,11 @@ struct piece_sweep : piece_block<P> {
 #pragma unroll 1
       for (int w = 1; w < warps; ++w) own::append(p.op, sum, total(w));
       // The last piece, which waits for this one, may overwrite what was read.
-      if (this->carry_in && this->carry_out) __threadfence();
+      if (p.carry_in.data && p.carry_out.data) __threadfence();
       all.write(on_board::piece_summary, number, group, own::sum_of(sum), position);
     }
     if (number == 0) return;
-    const index_t begin = long_entry();
+    const unsigned begin = long_entry();
     const auto begun =
         all.template begin_to_read<carry_type>(on_board::long_entry, begin, group, position);
 #pragma unroll 1
@@ -191,7 +193,7 @@ struct piece_sweep : piece_block<P> {
 
     if (begin > 0) entry = all.read_begun(begun, on_board::long_entry, begin, group, position);
     follow(entry);
-    const index_t apart = on_board::long_pieces(p.across);
+    const unsigned apart = on_board::long_pieces(p.across);
     if (number % apart == 0)
       all.write(on_board::long_entry, number / apart, group, entry, position);
   }
@@ -205,7 +207,7 @@ struct piece_sweep : piece_block<P> {
 #pragma unroll 1
     for (int first = 0; first < each; first += batch) {
       summary s[batch];
-      all.read(s, part.kind, part.first + from + first, group, n - first, position);
+      all.read(s, part.kind, part.first + unsigned(from + first), group, n - first, position);
 #pragma unroll
       for (int j = 0; j < batch; ++j)
         if (batch - j <= n - first) own::append(p.op, sum, s[j]);
@@ -263,7 +265,8 @@ struct piece_sweep : piece_block<P> {
       const summary s = total(warps + i);
       const bool apply = !live || own::may_apply(s, state);
       const auto behind = all.template read_one<carry_type>(
-          on_board::state_behind, (its.first + its.n) * its.pieces - 1, group, position);
+          on_board::state_behind, (its.first + unsigned(its.n)) * unsigned(its.pieces) - 1, group,
+          position);
       if (apply)
         own::apply(p.op, s, state);
       else
