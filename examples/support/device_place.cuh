@@ -11,6 +11,7 @@
 #include <array>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -94,7 +95,13 @@ class device_place {
         per_clock = storage16<T> ? r.half : std::same_as<T, float> ? r.single : r.wide;
     std::size_t unused = 0, all = 0;
     check("cudaMemGetInfo", cudaMemGetInfo(&unused, &all));
-    return {per_clock * processors * kilohertz * 1e3, static_cast<double>(all - unused)};
+    std::uint64_t graphs = 0;
+    check("cudaDeviceGetGraphMemAttribute",
+          cudaDeviceGetGraphMemAttribute(device, cudaGraphMemAttrReservedMemCurrent, &graphs));
+    std::size_t held = cuda::array_bytes() + cuda::reserved_bytes({}) + graphs;
+    for (const buffer& b : slots_) held += b.bytes;
+    return {per_clock * processors * kilohertz * 1e3, static_cast<double>(all - unused),
+            static_cast<double>(held)};
   }
 
   template <class Work>

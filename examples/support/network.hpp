@@ -65,7 +65,8 @@ struct network_array {
 /// What a device can do and what is in use of it.
 struct device_figures {
   double peak_flops = 0;  // of products of the element type, per second
-  double memory = 0;      // bytes in use
+  double memory = 0;      // bytes in use, by all programs
+  double held = 0;        // bytes of this program's arrays, scratch and graphs
 };
 
 /// Floating-point operations of a training step per token: two for every parameter forward, four

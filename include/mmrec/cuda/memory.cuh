@@ -7,11 +7,19 @@
 
 #include <mmrec/cuda/runtime.cuh>
 
+#include <atomic>
 #include <utility>
 #include <vector>
 
 namespace mmrec {
 namespace cuda {
+
+namespace detail {
+inline std::atomic<std::size_t> held_by_arrays{0};
+}
+
+/// Bytes that this program's arrays hold, on all devices. Scratch is another matter: reserved_bytes().
+inline std::size_t array_bytes() { return detail::held_by_arrays; }
 
 /// Elements in the memory of the device that is current when it is made.
 template <class T>
@@ -49,7 +57,9 @@ class array {
     return *this;
   }
   ~array() {
-    if (data_) cudaFree(data_);
+    if (!data_) return;
+    cudaFree(data_);
+    detail::held_by_arrays -= n_ * sizeof(T);
   }
 
   T* data() { return data_; }
@@ -77,6 +87,7 @@ class array {
   void allocate(std::size_t n) {
     if (n > 0) check("array", "cudaMalloc", cudaMalloc(&data_, n * sizeof(T)));
     n_ = n;
+    detail::held_by_arrays += n * sizeof(T);
   }
   void copy(const T* from, cudaMemcpyKind kind) {
     if (kind == cudaMemcpyDeviceToDevice) wait();
