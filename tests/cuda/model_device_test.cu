@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The model in device memory: a training step against the reference backend's, the same bits in
-// every run and from a captured graph, no memory obtained by the second of two steps, tokens one at
-// a time, ids that nobody could check.
+// every run, from a captured graph and beside another stream, no memory obtained by the second of two
+// steps, tokens one at a time, ids that nobody could check.
 #include <mmrec/model.hpp>
 
 #include <cmath>
@@ -35,15 +35,15 @@ struct training {
   device_memory::array<float> gradients;
   device_memory::array<double> loss{1};
 
-  explicit training(const model_config& c) : config(c) {
-    m.initialise(4);
+  explicit training(const model_config& c, std::uint64_t seed = 4) : config(c) {
+    m.initialise(seed);
     gradients = device_memory::array<float>(m.parameters().size());
     state = m.initial_state(batch);
   }
   view<const std::int32_t, 2> table(const device_memory::array<std::int32_t>& a) const {
     return {a.data(), {batch, time}};
   }
-  void step(const backend::cuda& on) {
+  void run(const backend::cuda& on) {
     m.restart(on, state, batch);
     fill(on, view<float, 1>(gradients.data(), {static_cast<index_t>(gradients.size())}), 0);
     pass.forward(on, m, table(ids), table(next), state, view<double, 1>(loss.data(), {1}), true, 1,
@@ -86,7 +86,7 @@ std::vector<model_config> forms() {
 TEST_CASE("cuda model: a step is the reference backend's, to rounding", "[components][gradients]") {
   for (const auto& c : forms()) {
     training t(c);
-    t.step(backend::cuda{});
+    t.run(backend::cuda{});
     const auto m = initialised<float>(c);
     CHECK(m.parameters() == on_host(t.m.parameters()));
     model_pass<float> pass(c, t.batch, t.time);
@@ -124,20 +124,22 @@ TEST_CASE("cuda model: a captured step gives the bits of a plain one, in every r
     training t(c);
     const stream stream;
     const backend::cuda on{stream.get()};
-    t.step(on);
+    t.run(on);
     stream.wait();
     const auto plain = t.results();
     CHECK(std::isfinite(plain[0]));
-    t.step(on);
-    stream.wait();
     const std::size_t reserved = mmrec::cuda::reserved_bytes(on);
+    t.poison();
+    poison_scratch(on);
+    t.run(on);
+    stream.wait();
     CHECK(t.results() == plain);
-    t.step(on);
+    t.run(on);
     stream.wait();
     CHECK(mmrec::cuda::reserved_bytes(on) == reserved);
 
     require(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal));
-    t.step(on);
+    t.run(on);
     cudaGraph_t graph = nullptr;
     require(cudaStreamEndCapture(stream.get(), &graph));
     cudaGraphExec_t program = nullptr;
@@ -151,6 +153,11 @@ TEST_CASE("cuda model: a captured step gives the bits of a plain one, in every r
     require(cudaGraphExecDestroy(program));
     require(cudaGraphDestroy(graph));
   }
+}
+
+TEST_CASE("cuda model: two streams at once", "[components][gradients]") {
+  const auto c = forms()[0];
+  check_two_streams_at_once([&](int i) { return training(c, 4 + static_cast<std::uint64_t>(i)); });
 }
 
 TEST_CASE("cuda model: one token at a time gives the logits of all at once", "[components]") {
@@ -182,7 +189,7 @@ TEST_CASE("cuda model: the loss of an id out of range is NaN", "[components][err
   auto wrong = t.targets;
   wrong[7] = 64;
   t.next = device_memory::array<std::int32_t>(wrong);
-  t.step(backend::cuda{});
+  t.run(backend::cuda{});
   CHECK(std::isnan(on_host(t.loss)[0]));
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What only the GPU has, for norm, attention, loss and embedding: a captured step, a stream's own
-// order, ids that nobody could check, the same bits in every run, scratch from a pool. Arrays here
-// are device memory.
+// order, two of them at once, ids that nobody could check, the same bits in every run, scratch from
+// a pool. Arrays here are device memory.
 #include <mmrec/attention.hpp>
 #include <mmrec/embedding.hpp>
 #include <mmrec/loss.hpp>
@@ -36,10 +36,12 @@ struct step {
   static constexpr std::array<index_t, 2> matrix{rows, width}, words{vocabulary, width};
   static constexpr std::array<index_t, 3> tokens{batch, time, width}, bank{batch, slots, width};
   static constexpr std::array<index_t, 4> weights{batch, heads, time, slots};
-  device_array<std::int64_t> ids{random_ids(rows, vocabulary, 1)};
-  device_array<float> table{random_vector<float>(vocabulary * width, 2)},
-      w{random_vector<float>(width, 3)}, k{random_vector<float>(batch * slots * width, 4)},
-      v{random_vector<float>(batch * slots * width, 5)};
+  std::uint64_t seed = 0;
+  device_array<std::int64_t> ids{random_ids(rows, vocabulary, seed + 1)};
+  device_array<float> table{random_vector<float>(vocabulary * width, seed + 2)},
+      w{random_vector<float>(width, seed + 3)},
+      k{random_vector<float>(batch * slots * width, seed + 4)},
+      v{random_vector<float>(batch * slots * width, seed + 5)};
   device_array<float> x{rows * width}, y{rows * width}, o{rows * width}, p{rows * heads * slots},
       d_o{rows * width}, dy{rows * width}, dx{rows * width}, dk{batch * slots * width},
       dv{batch * slots * width}, dw{width}, dtable{vocabulary * width};
@@ -89,6 +91,7 @@ TEST_CASE("cuda modules: a captured step gives the bits of a plain one, in every
   const std::size_t reserved = mmrec::cuda::reserved_bytes(on);
   for (int i = 0; i < 3; ++i) {
     s.poison();
+    poison_scratch(on);
     s.run(on);
     stream.wait();
     CHECK(s.results() == plain);
@@ -110,6 +113,11 @@ TEST_CASE("cuda modules: a captured step gives the bits of a plain one, in every
   }
   require(cudaGraphExecDestroy(program));
   require(cudaGraphDestroy(graph));
+}
+
+TEST_CASE("cuda modules: two streams at once", "[components][gradients]") {
+  check_two_streams_at_once(
+      [](int i) { return step{.seed = 100 * static_cast<std::uint64_t>(i)}; });
 }
 
 TEST_CASE("cuda modules: the loss that is returned is the one that is written", "[components]") {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What only the GPU has, for the recurrence: many blocks that hand states to one another, weights
-// that do not fit into registers or on a multiprocessor, a captured solve, reports in the device's
-// own time, and the rule that picks a solver. Arrays are pinned memory (main.cpp).
+// that do not fit into registers or on a multiprocessor, a captured solve, two streams at once,
+// reports in the device's own time, and the rule that picks a solver. Arrays are pinned memory
+// (main.cpp).
 #include "../support/cuda_modules.hpp"
 
 #include <Eigen/Core>
@@ -31,10 +32,10 @@ struct passes {
   std::unique_ptr<recurrence_report[]> reports = std::make_unique<recurrence_report[]>(2);
 
   passes(const std::array<index_t, 3>& shape, const recurrence_form& form_,
-         const recurrence_regime& regime = contractive)
-      : r(random_recurrence<T>(shape, 5, regime)),
+         const recurrence_regime& regime = contractive, std::uint64_t seed = 5)
+      : r(random_recurrence<T>(shape, seed, regime)),
         form(form_),
-        dh(random_vector<T>(r.batch * r.time * r.d, 6)) {
+        dh(random_vector<T>(r.batch * r.time * r.d, seed + 1)) {
     poison();
   }
   void poison() {
@@ -215,6 +216,8 @@ TEMPLATE_TEST_CASE("recurrence on the GPU: a captured solve gives the bits of a 
     const auto plain = p.results();
     const std::size_t reserved = mmrec::cuda::reserved_bytes(on);
     for (int i = 0; i < 3; ++i) {
+      p.poison();
+      poison_scratch(on);
       p.run(on);
       stream.wait();
       CHECK(p.results() == plain);
@@ -237,6 +240,17 @@ TEMPLATE_TEST_CASE("recurrence on the GPU: a captured solve gives the bits of a 
     require(cudaGraphExecDestroy(program));
     require(cudaGraphDestroy(graph));
   }
+}
+
+// The walk's blocks wait for each other, so all of one solve must be on the device together.
+TEST_CASE("recurrence on the GPU: two streams at once", "[components][gradients]") {
+  const auto shape =
+      GENERATE(std::array<index_t, 3>{5, 50, 70}, std::array<index_t, 3>{3, 20, 530});
+  const auto solver = GENERATE(solver::sequential, solver::parallel);
+  check_two_streams_at_once([&](int i) {
+    return passes<float>(shape, {.solver = solver, .max_sweeps = 5, .window = 16}, contractive,
+                         5 + 10 * static_cast<std::uint64_t>(i));
+  });
 }
 
 TEST_CASE("recurrence on the GPU: what is known at once, and what the device reports",
