@@ -9,11 +9,11 @@
 using namespace mmrec::testing;
 
 TEMPLATE_TEST_CASE("block in float: fixtures", "[fixtures][gradients]", reference_float,
-                   simd_float) {
+                   tested_float) {
   compare_block_files<TestType>();
 }
 
 TEMPLATE_TEST_CASE("block, one token at a time in float: fixtures", "[fixtures]", reference_float,
-                   simd_float) {
+                   tested_float) {
   compare_block_decode_files<TestType>();
 }

@@ -9,6 +9,6 @@
 using namespace mmrec::testing;
 
 TEMPLATE_TEST_CASE("model in float: every parameter has a gradient of a sane size",
-                   "[gradient_flow]", reference_float, simd_float) {
+                   "[gradient_flow]", reference_float, tested_float) {
   check_gradient_sizes<TestType>();
 }

@@ -14,7 +14,7 @@
 using namespace mmrec::testing;
 
 TEMPLATE_TEST_CASE("model: every parameter has a gradient of a sane size", "[gradient_flow]",
-                   reference_double, simd_double) {
+                   reference_double, tested_double) {
   check_gradient_sizes<TestType>();
 }
 
@@ -22,7 +22,7 @@ TEMPLATE_TEST_CASE("model: every parameter has a gradient of a sane size", "[gra
 // that the bound of finite_difference counts: ten times its 3 u |f| / h. What the differences leave
 // out of the derivative is below 1e-8 of the part's largest.
 TEMPLATE_TEST_CASE("model: gradients against central differences", "[gradient_flow][gradients]",
-                   reference_double, simd_double) {
+                   reference_double, tested_double) {
   for (const scenario& s : scenarios()) {
     flow<double, typename TestType::backend_type> pass(TestType::backend(), s);
     const std::vector<double> gradient = pass.gradient();
@@ -31,7 +31,7 @@ TEMPLATE_TEST_CASE("model: gradients against central differences", "[gradient_fl
     random_source random(21);
     for (const mmrec::parameter& part : pass.parts()) {
       const double size = max_abs(elements_of(gradient, part));
-      for (int sample = 0; sample < 3; ++sample) {
+      for (int sample = 0; sample < compared_elements; ++sample) {
         const auto i = static_cast<std::size_t>(part.offset + random.integer(0, part.size() - 1));
         const double difference = finite_difference(
             [&](const std::vector<double>& x) { return pass.loss(x); }, pass.values(), i, s.step);
@@ -45,13 +45,17 @@ TEMPLATE_TEST_CASE("model: gradients against central differences", "[gradient_fl
 }
 
 TEMPLATE_TEST_CASE("model: the parallel solver runs where it was asked for", "[gradient_flow]",
-                   reference_double, simd_double) {
+                   reference_double, tested_double) {
   for (const scenario& s : scenarios()) {
     flow<double, typename TestType::backend_type> pass(TestType::backend(), s);
     pass.loss(pass.values());
     const auto& form = s.config.block.recurrence;
     CAPTURE(s.name);
     CHECK(pass.report().solver == form.solver);
+    if (pass.report().sweeps == mmrec::unknown_yet) {  // the GPU's own report comes later
+      CHECK(form.solver == mmrec::solver::parallel);
+      continue;
+    }
     CHECK((pass.report().sweeps > 1) == (form.solver == mmrec::solver::parallel));
     CHECK((pass.report().sequential_steps > 0) == (form.max_sweeps == 3));
   }

@@ -8,6 +8,6 @@
 using namespace mmrec::testing;
 
 TEMPLATE_TEST_CASE("model in float: fixtures", "[fixtures][gradients]", reference_float,
-                   simd_float) {
+                   tested_float) {
   compare_model_files<TestType>();
 }

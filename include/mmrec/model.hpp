@@ -73,6 +73,7 @@ class model_pass {
   /// (batch, time, vocabulary); after `forward` with targets and training they hold the loss's
   /// gradient.
   view<T, 3> logits() { return {logits_.data(), {batch_, time_, v_}}; }
+  /// Of all blocks in the last forward; on backend::cuda a parallel solve's sweeps are unknown_yet.
   const recurrence_report& report() const { return report_; }
 
   /// Logits only. Advances the state.
@@ -194,8 +195,10 @@ class model_pass {
       const auto r =
           block_forward(backend, c.block, m.block(w, i), view<const T, 3>(tokens(i)), tokens(i + 1),
                         memory(i), blocks_[static_cast<std::size_t>(i)], mine);
-      report_ = {r.solver, report_.windows + r.windows, std::max(report_.sweeps, r.sweeps),
-                 report_.sequential_steps + r.sequential_steps};
+      const bool known = r.sweeps != unknown_yet && report_.sweeps != unknown_yet;
+      report_ = {r.solver, report_.windows + r.windows,
+                 known ? std::max(report_.sweeps, r.sweeps) : unknown_yet,
+                 known ? report_.sequential_steps + r.sequential_steps : unknown_yet};
     }
     rms_norm(backend, rows(c.layers), m.final_norm(w), normed(), c.block.norm);
     linear(backend, normed(), m.table(w), flat_logits());
