@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What only the GPU has: streams, graphs, scratch from a pool, arrays beyond 2^31 elements, and
-// the same bits in every run, with each of the scan kernels. Arrays here are device memory.
+// What only the GPU has: streams, graphs, scratch from a pool, and the same bits in every run, with
+// each of the scan kernels. Arrays here are device memory.
 #include <mmrec/scan.hpp>
 
 #include <bit>
@@ -250,52 +250,5 @@ TEST_CASE("cuda scan: overflow inside a piece of time", "[components][scan]") {
             view<float, 3>{y.get(), shape});
     const auto zeros = y.values();
     for (std::size_t t = 50; t < x.size(); ++t) REQUIRE(zeros[t] == 0);
-  }
-}
-
-TEST_CASE("cuda scan: more than 2^31 elements", "[long][scan]") {
-  // 16-bit elements, 4.3 GB to an array; sums of a bit pattern whose every prefix is small.
-  const index_t time = (index_t{1} << 31) / 64 + 4096, channels = 64;
-  const std::size_t n = static_cast<std::size_t>(time * channels);
-  std::size_t available = 0, total = 0;
-  require(cudaMemGetInfo(&available, &total));
-  if (available < 3 * n * 2) {
-    WARN("skipped: needs " << 3 * n * 2 << " bytes of device memory");
-    SUCCEED();
-    return;
-  }
-  device_array<__half> x(n), y(n);
-  // The first and the last steps, and those about element 2^31, are read back.
-  const std::size_t rows = 64;
-  std::vector<__half> pattern(rows * 64);
-  for (std::size_t t = 0; t < rows; ++t)
-    for (std::size_t c = 0; c < 64; ++c)
-      pattern[t * 64 + c] = __float2half(t % 2 ? -float(c % 8) : float(c % 8));
-  require(
-      cudaMemcpy(x.get(), pattern.data(), pattern.size() * sizeof(__half), cudaMemcpyHostToDevice));
-  for (std::size_t filled = pattern.size(); filled < n; filled *= 2)
-    require(cudaMemcpyAsync(x.get() + filled, x.get(), std::min(filled, n - filled) * 2,
-                            cudaMemcpyDeviceToDevice));
-  require(cudaDeviceSynchronize());
-  for (const cuda::scan_tuning how :
-       {tuning_of(regime::march), tuning_of(regime::block), tuning_of(regime::chosen)}) {
-    cuda::tuning() = how;
-    y.poison();
-    cumsum(backend::cuda{}, view<const __half, 3>{x.get(), {1, time, channels}},
-           view<__half, 3>{y.get(), {1, time, channels}});
-    cuda::tuning() = {};
-    require(cudaDeviceSynchronize());
-    std::vector<__half> part(rows * 64);
-    for (const index_t from : {index_t{0}, (index_t{1} << 31) / 64 - 32, time - index_t{64}}) {
-      require(cudaMemcpy(part.data(), y.get() + from * channels, part.size() * sizeof(__half),
-                         cudaMemcpyDeviceToHost));
-      index_t wrong = 0;
-      for (std::size_t t = 0; t < rows; ++t)
-        for (std::size_t c = 0; c < 64; ++c) {
-          const bool up = (static_cast<std::size_t>(from) + t) % 2 == 0;
-          wrong += __half2float(part[t * 64 + c]) != (up ? float(c % 8) : 0.0f);
-        }
-      CHECK(wrong == 0);
-    }
   }
 }
