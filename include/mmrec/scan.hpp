@@ -25,6 +25,7 @@
 #pragma once
 
 #include <mmrec/scan_backward.hpp>
+#include <mmrec/scan_double_backward.hpp>
 #include <mmrec/scan_ops.hpp>
 #include <mmrec/sweep.hpp>
 
