@@ -101,14 +101,16 @@ struct dense_epilogue {
     if (preactivation) __builtin_prefetch(preactivation + i * preactivation_stride + j, 1);
   }
   MMREC_INLINE void operator()(index_t i, index_t j, V u, std::size_t live) const {
-    T *const to = y + i * stride + j, *const save = preactivation + i * preactivation_stride + j;
+    T* const to = y + i * stride + j;
+    // Null with an offset is no pointer.
+    T* const save = preactivation ? preactivation + i * preactivation_stride + j : nullptr;
     if (live == lanes<V>) {
       if (bias) u = u + load_lanes<V>(bias + j);
-      if (preactivation) store_lanes(save, u);
+      if (save) store_lanes(save, u);
       return store_lanes(to, Activation::forward(u));
     }
     if (bias) u = u + load_lanes_n<V>(bias + j, live);
-    if (preactivation) store_lanes_n(save, u, live);
+    if (save) store_lanes_n(save, u, live);
     store_lanes_n(to, Activation::forward(u), live);
   }
 };
