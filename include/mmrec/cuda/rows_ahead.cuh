@@ -10,7 +10,14 @@
 
 namespace mmrec::cuda {
 
-/// 16 bytes on their way to shared memory; behind the first `there` of them, zeros.
+/// 16 bytes on their way to shared memory.
+__device__ __forceinline__ void ask_for(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from)
+               : "memory");
+}
+/// The same; behind the first `there` of them, zeros.
 __device__ __forceinline__ void ask_for(void* to, const void* from, int there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                :
@@ -39,17 +46,10 @@ struct row_words {
   template <bool Whole = false>
   __device__ __forceinline__ void ask(packed<T>* to, int w) const {
     if (w >= count) return;
-    const auto at = static_cast<unsigned>(__cvta_generic_to_shared(to));
     if (Whole || w + 1 < count || last == 16)
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                   :
-                   : "r"(at), "l"(first + w)
-                   : "memory");
+      ask_for(to, first + w);
     else
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                   :
-                   : "r"(at), "l"(first + w), "r"(last)
-                   : "memory");
+      ask_for(to, first + w, last);
   }
   /// Word w, right away.
   __device__ __forceinline__ packed<T> read(int w) const {
