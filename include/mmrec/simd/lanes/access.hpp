@@ -192,8 +192,20 @@ MMREC_INLINE V load_repeated(const typename V::value_type* p) {
     std::memcpy(&word, p, bytes);
     return from_raw<V>(std::bit_cast<raw_t<V>>(word - vector_t<std::uint64_t, sizeof(V) / 8>{}));
   } else {
+    // GCC would load, and then shuffle; what it makes of 64 bytes takes ten times as long.
+#if defined(__AVX512F__)
+    if constexpr (bytes == 16 && sizeof(V) == 64) {
+      __m128 once;
+      std::memcpy(&once, p, bytes);
+      return from_raw<V>(std::bit_cast<raw_t<V>>(_mm512_maskz_broadcast_f32x4(0xffff, once)));
+    }
+    if constexpr (bytes == 32 && sizeof(V) == 64) {
+      __m256d once;
+      std::memcpy(&once, p, bytes);
+      return from_raw<V>(std::bit_cast<raw_t<V>>(_mm512_maskz_broadcast_f64x4(0xff, once)));
+    }
+#endif
 #if defined(__AVX__)
-    // GCC would load, and then shuffle.
     if constexpr (bytes == 16 && sizeof(V) == 32)
       return from_raw<V>(std::bit_cast<raw_t<V>>(
           _mm256_broadcast_ps(reinterpret_cast<const __m128*>(static_cast<const void*>(p)))));
