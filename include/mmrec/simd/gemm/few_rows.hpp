@@ -13,13 +13,14 @@ inline constexpr index_t few_rows = 8;
 /// Elements of the large matrix from which a second thread pays.
 inline constexpr index_t serial_matrix = 65536;
 
-/// All of a small A, dense: rows of `stride` elements, those from A.extent(1) on zero.
+/// All of a small A, dense: rows of `stride` elements, those from A.extent(1) on zero; `room` of them
+/// there are at least.
 template <class V, class A>
 class dense_rows {
  public:
   using Acc = typename V::value_type;
-  dense_rows(std::pmr::memory_resource* memory, const A& a, index_t rows)
-      : stride_((a.extent(1) + w - 1) / w * w + w),  // off the powers of two
+  dense_rows(std::pmr::memory_resource* memory, const A& a, index_t rows, index_t room = w)
+      : stride_((a.extent(1) + w - 1) / w * w + room),  // off the powers of two
         data_(memory, static_cast<std::size_t>(rows * stride_)) {
     for (index_t i = 0; i < rows; ++i) {
       const index_t live = i < a.extent(0) ? a.extent(1) : 0;
@@ -49,13 +50,15 @@ void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, co
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr std::size_t together = 4;
   const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1),
-                units = (columns + w - 1) / w;
+                units = (columns + w - 1) / w, row = (units + 1) * w;  // off the powers of two
   const dense_rows<V, A> x(memory, a, rows);
-  scratch<Acc> c(memory, static_cast<std::size_t>(rows * units * w));
+  scratch<Acc> c(memory, static_cast<std::size_t>(rows * row));
   std::fill_n(c.data(), c.size(), Acc(0));
   threads = depth * columns < serial_matrix ? 1 : thread_count(threads);
   const index_t each = std::min((units + index_t(threads) - 1) / index_t(threads),
                                 kept_bytes / (rows * static_cast<index_t>(sizeof(V))));
+  // Rows of a piece are short: the next ones are asked for.
+  const index_t ahead = static_cast<index_t>(together) * b.stride(0);
   parallel_for(threads, (units + each - 1) / each, [&](index_t task) {
     const index_t begin = task * each * w, end = std::min(units, (task + 1) * each) * w;
     const auto pass = [&]<std::size_t N>(index_t k) {
@@ -64,11 +67,13 @@ void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, co
         constexpr std::size_t count = decltype(wide)::value;
         std::array<V, N * count> y;
         unroll<N * count>([&](auto n) MMREC_LAMBDA_INLINE {
-          y[n] = load(
-              b.at(k + static_cast<index_t>(n / count), j + static_cast<index_t>(n % count) * w));
+          const auto* at =
+              b.at(k + static_cast<index_t>(n / count), j + static_cast<index_t>(n % count) * w);
+          y[n] = load(at);
+          __builtin_prefetch(at + ahead);
         });
         for (index_t i = 0; i < rows; ++i) {
-          Acc* at = c.data() + i * units * w + j;
+          Acc* at = c.data() + i * row + j;
           std::array<V, count> total;
           unroll<count>([&](auto u) MMREC_LAMBDA_INLINE {
             total[u] = V::load_unaligned(at + static_cast<index_t>(u()) * w);
@@ -100,43 +105,52 @@ void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, co
     for (; k + static_cast<index_t>(together) <= depth; k += static_cast<index_t>(together))
       pass.template operator()<together>(k);
     for (; k < depth; ++k) pass.template operator()<1>(k);
-    finish({0, rows, begin, std::min(end, columns) - begin}, c.data() + begin, units * w);
+    finish({0, rows, begin, std::min(end, columns) - begin}, c.data() + begin, row);
   });
 }
 
-/// A few outer products (dW of a few tokens): C is written once, nothing is packed.
+/// A few outer products (dW of a few tokens): C is written once, by tiles of four rows and two
+/// batches of columns, which a step of K enters with two loads.
 template <class V, class A, class B>
 void multiply_outer(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                     const results<V>& finish) {
   using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr index_t rows_per_task = 16, piece = 32 * w;
+  constexpr std::size_t together = 4;
+  constexpr index_t tile = static_cast<index_t>(together), rows_per_task = 4 * tile, piece = 8 * w;
   const index_t rows = a.extent(0), columns = b.extent(1);
-  const auto depth = static_cast<std::size_t>(b.extent(0));
-  const index_t padded = (columns + w - 1) / w * w;
-  scratch<Acc> y(memory, depth * static_cast<std::size_t>(padded));
-  for (index_t k = 0; k < b.extent(0); ++k)
-    for (index_t j = 0; j < padded; ++j)
-      y[static_cast<std::size_t>(k * padded + j)] =
-          j < columns ? b.template get<Acc>(k, j) : Acc(0);
+  const dense_rows<V, B> y(memory, b, b.extent(0), 2 * w);
   parallel_for(rows * columns < serial_matrix ? 1 : threads,
                (rows + rows_per_task - 1) / rows_per_task, [&](index_t task) {
                  const index_t end = std::min(rows, (task + 1) * rows_per_task);
-                 alignas(V) std::array<Acc, static_cast<std::size_t>(piece)> row;
-                 for (index_t i = task * rows_per_task; i < end; ++i) {
-                   std::array<Acc, few_rows> x{};
-                   for (std::size_t k = 0; k < depth; ++k)
-                     x[k] = a.template get<Acc>(i, static_cast<index_t>(k));
+                 alignas(V) std::array<Acc, static_cast<std::size_t>(tile * piece)> c;
+                 for (index_t i = task * rows_per_task; i < end; i += tile) {
+                   const index_t live = std::min(tile, end - i);
+                   std::array<std::array<Acc, together>, few_rows> x{};
+                   for (index_t k = 0; k < b.extent(0); ++k)
+                     for (index_t r = 0; r < live; ++r)
+                       x[static_cast<std::size_t>(k)][static_cast<std::size_t>(r)] =
+                           a.template get<Acc>(i + r, k);
                    for (index_t j0 = 0; j0 < columns; j0 += piece) {
                      const index_t count = std::min(piece, columns - j0);
-                     for (index_t j = 0; j < count; j += w) {
-                       const Acc* from = y.data() + j0 + j;
-                       V total(0);
-                       for (std::size_t k = 0; k < depth; ++k, from += padded)
-                         total = fma(V(x[k]), V::load_unaligned(from), total);
-                       total.store_aligned(row.data() + j);
+                     for (index_t j = 0; j < count; j += 2 * w) {
+                       std::array<V, 2 * together> total;
+                       total.fill(V(0));
+                       for (index_t k = 0; k < b.extent(0); ++k) {
+                         const Acc* from = y.row(k) + j0 + j;
+                         const V y0 = V::load_unaligned(from), y1 = V::load_unaligned(from + w);
+                         unroll<together>([&](auto r) MMREC_LAMBDA_INLINE {
+                           const V xr(x[static_cast<std::size_t>(k)][r]);
+                           total[2 * r] = fma(xr, y0, total[2 * r]);
+                           total[2 * r + 1] = fma(xr, y1, total[2 * r + 1]);
+                         });
+                       }
+                       unroll<2 * together>([&](auto t) MMREC_LAMBDA_INLINE {
+                         total[t].store_aligned(c.data() + static_cast<index_t>(t() / 2) * piece +
+                                                j + static_cast<index_t>(t() % 2) * w);
+                       });
                      }
-                     finish({i, 1, j0, count}, row.data(), w);
+                     finish({i, live, j0, count}, c.data(), piece);
                    }
                  }
                });
