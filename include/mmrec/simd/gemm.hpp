@@ -4,8 +4,8 @@
 // copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows*.hpp.
 //
 // A task is a block of C: up to 144 rows and 32 panels of columns. It runs through K in passes of
-// 256 steps (2 KiB with registers of 512 bits); in a pass each panel of B meets every tile of A's
-// rows.
+// up to 256 steps (4 KiB with registers of 512 bits); in a pass each panel of B meets every tile of
+// A's rows.
 // A finished tile of C goes batch by batch to `epilogue(row, column, lanes, live)`, which owns the
 // store (gemm/results.hpp), or from the registers to its place where that is all there is to do.
 //
@@ -22,6 +22,9 @@
 #include <mmrec/simd/gemm/few_rows_packed.hpp>
 
 namespace mmrec::simd {
+
+/// How many pieces of this size n takes.
+constexpr index_t pieces(index_t n, index_t size) { return (n + size - 1) / size; }
 
 /// Rows of C that are transposed at a time: whole tiles and whole batches.
 template <class V>
@@ -71,15 +74,17 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
   using tuning = gemm_tuning<V>;
   using Acc = typename V::value_type;
   constexpr index_t width = tuning::columns;
+  constexpr auto w = static_cast<index_t>(lanes<V>);
   const index_t depth = b.depth();
   Acc* left_space = work;
   Acc* turned = left_space + left_block<V, A>::space_size;
   Acc* panel_space = turned + turned_rows<V> * width;
   Acc* tiles = panel_space + tuning::panels * tuning::depth * width;  // panel after panel
 
-  const index_t passes = std::max<index_t>(1, (depth + tuning::depth - 1) / tuning::depth);
+  const index_t passes = std::max<index_t>(1, pieces(depth, tuning::depth)),
+                each = pieces(pieces(depth, passes), w) * w;
   for (index_t pass = 0; pass < passes; ++pass) {
-    const index_t k = pass * tuning::depth, steps = std::min(tuning::depth, depth - k);
+    const index_t k = pass * each, steps = std::min(each, depth - k);
     const left_block<V, A> left(a, at.row, at.rows, at.columns, k, steps, left_space);
     for (index_t j = 0; j < at.columns;) {
       const index_t group = b.together(at.columns - j);
@@ -159,7 +164,6 @@ void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a
               serial_multiplies
           ? 1
           : thread_count(threads);
-  const auto pieces = [](index_t n, index_t size) { return (n + size - 1) / size; };
   const index_t block_rows =
       pieces(pieces(rows, pieces(rows, tuning::block_rows)), tuning::rows) * tuning::rows;
   const index_t row_blocks = pieces(rows, block_rows);

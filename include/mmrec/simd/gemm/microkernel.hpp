@@ -19,8 +19,10 @@ struct gemm_tuning {
   static constexpr index_t rows = registers<V> == 32 ? 12 : 6;  // of the largest tile
   static constexpr index_t vectors = 2;                         // batches side by side in a tile
   static constexpr index_t columns = vectors * static_cast<index_t>(lanes<V>);
-  /// K of one pass: a panel of the right factor fills half of the first-level cache.
-  static constexpr index_t depth = sizeof(V) == 64 ? 2048 / static_cast<index_t>(sizeof(Acc)) : 256;
+  /// K of one pass: a panel of the right factor fills half of the first-level cache; or, where the
+  /// tile is so large that the second level keeps pace, enough that sums are rarely touched.
+  static constexpr bool streams = sizeof(V) == 64;
+  static constexpr index_t depth = streams ? 4096 / static_cast<index_t>(sizeof(Acc)) : 256;
   static constexpr index_t block_rows = 144;  // rows of one task: whole tiles and batches
   static constexpr index_t block_columns = 32 * columns;  // columns of one task
   static constexpr index_t panels = 4;  // packed together: a row of them is some lines of the cache
