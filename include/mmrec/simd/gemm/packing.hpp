@@ -111,9 +111,9 @@ class unpacked_matrix {
     // Rows of B far apart crowd a few sets of the caches and take a page each: where a panel is to
     // stay in the first level, it is better to have copied them for a second tile.
     const index_t apart = b.stride(0) * static_cast<index_t>(sizeof(Acc));
-    read_in_place_ = b.stride(1) == 1 &&
-                     (gemm_tuning<V>::streams || rows <= 2 * gemm_tuning<V>::rows ||
-                      (apart > -512 && apart < 512));
+    read_in_place_ =
+        b.stride(1) == 1 && (gemm_tuning<V>::streams || rows <= 2 * gemm_tuning<V>::rows ||
+                             (apart > -512 && apart < 512));
   }
   index_t depth() const { return b_.extent(0); }
   index_t columns() const { return b_.extent(1); }
