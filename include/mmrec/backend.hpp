@@ -32,11 +32,26 @@ namespace mmrec {
 struct no_simd_arch;
 
 #if !defined(__CUDACC__) && __has_include(<xsimd/config/xsimd_arch.hpp>)
+/// Arch where files are also compiled for the dot product of bfloat16 pairs, which xsimd has no
+/// name for: an architecture of its own, so that their kernels are.
+template <class Arch>
+struct with_dot_pairs : Arch {};
+
+namespace detail {
 // From version 13 on xsimd prefers the variant with integer dot products, whose multiply-adds it
 // does not fuse before 14.
-using default_simd_arch = std::conditional_t<std::derived_from<xsimd::default_arch, xsimd::avx2> &&
-                                                 xsimd::fma3<xsimd::avx2>::supported(),
-                                             xsimd::fma3<xsimd::avx2>, xsimd::default_arch>;
+using xsimd_arch = std::conditional_t<std::derived_from<xsimd::default_arch, xsimd::avx2> &&
+                                          xsimd::fma3<xsimd::avx2>::supported(),
+                                      xsimd::fma3<xsimd::avx2>, xsimd::default_arch>;
+#if defined(__AVX512BF16__)
+constexpr bool compiled_for_dot_pairs = std::derived_from<xsimd_arch, xsimd::avx512f>;
+#else
+constexpr bool compiled_for_dot_pairs = false;
+#endif
+}  // namespace detail
+using default_simd_arch =
+    std::conditional_t<detail::compiled_for_dot_pairs, with_dot_pairs<detail::xsimd_arch>,
+                       detail::xsimd_arch>;
 #else
 using default_simd_arch = no_simd_arch;
 #endif

@@ -18,6 +18,8 @@
 #include <concepts>
 #include <cstddef>
 
+#include <mmrec/backend.hpp>
+
 #if XSIMD_VERSION_MAJOR < 8 || (XSIMD_VERSION_MAJOR == 8 && XSIMD_VERSION_MINOR < 1)
 #error "mmrec: xsimd 8.1 or newer is required"
 #endif
@@ -31,6 +33,20 @@
 #define MMREC_INLINE inline
 #define MMREC_LAMBDA_INLINE
 #endif
+
+// The registers of with_dot_pairs are those of the architecture it extends.
+template <class T, class Arch>
+struct xsimd::types::simd_register<T, mmrec::with_dot_pairs<Arch>> : simd_register<T, Arch> {
+  using register_type = typename simd_register<T, Arch>::register_type;
+  simd_register() = default;
+  simd_register(register_type r) noexcept : simd_register<T, Arch>{r} {}
+};
+template <class T, class Arch>
+struct xsimd::types::has_simd_register<T, mmrec::with_dot_pairs<Arch>>
+    : has_simd_register<T, Arch> {};
+template <class T, class Arch>
+struct xsimd::types::get_bool_simd_register<T, mmrec::with_dot_pairs<Arch>>
+    : get_bool_simd_register<T, Arch> {};
 
 namespace mmrec::simd {
 

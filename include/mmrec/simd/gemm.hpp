@@ -35,7 +35,7 @@ template <class V>
 constexpr index_t block_workspace() {
   using tuning = gemm_tuning<V>;
   constexpr index_t tile_rows = tuning::block_rows + tuning::rows;
-  return left_block<V, int>::space_size + tile_rows * tuning::block_columns +
+  return left_space<V> + tile_rows * tuning::block_columns +
          (turned_rows<V> + tuning::panels * tuning::depth) * tuning::columns;
 }
 
@@ -63,7 +63,12 @@ const typename V::value_type* turn(const typename V::value_type* panel,
 template <class Acc>
 MMREC_INLINE void ask_for_lines(const Acc* p, index_t n) {
   constexpr index_t line = 64 / static_cast<index_t>(sizeof(Acc));
-  for (index_t i = 0; i < n; i += line) __builtin_prefetch(p + i, 0, 2);
+  index_t i = 0;
+  for (; i + 4 * line <= n; i += 4 * line)
+    unroll<4>([&](auto l) MMREC_LAMBDA_INLINE {
+      __builtin_prefetch(p + i + static_cast<index_t>(l()) * line, 0, 2);
+    });
+  for (; i < n; i += line) __builtin_prefetch(p + i, 0, 2);
 }
 
 /// One block of A B on the calling thread. With `flip` the factors are those of C^T, and results
@@ -73,19 +78,20 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
                 typename V::value_type* work, const results<V>& finish) {
   using tuning = gemm_tuning<V>;
   using Acc = typename V::value_type;
-  constexpr index_t width = tuning::columns;
+  using E = typename B::factor;
+  constexpr index_t width = tuning::columns, pass_steps = tuning::depth * steps_in_word<V, E>;
   constexpr auto w = static_cast<index_t>(lanes<V>);
   const index_t depth = b.depth();
-  Acc* left_space = work;
-  Acc* turned = left_space + left_block<V, A>::space_size;
+  const plain_store<E> store = finish.template plain<E>();
+  Acc* turned = work + left_space<V>;
   Acc* panel_space = turned + turned_rows<V> * width;
   Acc* tiles = panel_space + tuning::panels * tuning::depth * width;  // panel after panel
 
-  const index_t passes = std::max<index_t>(1, pieces(depth, tuning::depth)),
+  const index_t passes = std::max<index_t>(1, pieces(depth, pass_steps)),
                 each = pieces(pieces(depth, passes), w) * w;
   for (index_t pass = 0; pass < passes; ++pass) {
     const index_t k = pass * each, steps = std::min(each, depth - k);
-    const left_block<V, A> left(a, at.row, at.rows, at.columns, k, steps, left_space);
+    const left_block<V, A, E> left(a, at.row, at.rows, at.columns, k, steps, work);
     for (index_t j = 0; j < at.columns;) {
       const index_t group = b.together(at.columns - j);
       const auto panels = b.panels(at.column + j, group, k, steps, panel_space);
@@ -107,13 +113,15 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
           if (!last || pass > 0) ask_for_lines(c + (r + height) * width, height * width);
           if (last && done == r)
             finish.expect(results_of(r, flip ? std::min(at.rows, r + turned_rows<V>) : end));
-          tile_sums<Acc> sums{pass > 0 ? c + r * width : nullptr, c + r * width, width};
-          const auto& store = finish.plain();
+          const tile_sums<Acc> sums{pass > 0 ? c + r * width : nullptr, c + r * width, width};
           const bool stored = last && !flip && store.data && columns == width && end - r == height;
           if (stored)
-            sums = {sums.from, store.data + (at.row + r) * store.row + column, store.row,
-                    store.add};
-          multiply_tile<V>(height, left.tile(r, height), panels[i / width], steps, sums);
+            multiply_tile<V>(
+                height, left.tile(r, height), panels[i / width], steps,
+                tile_sums<Acc, E>{sums.from, store.data + (at.row + r) * store.row + column,
+                                  store.row, store.add});
+          else
+            multiply_tile<V>(height, left.tile(r, height), panels[i / width], steps, sums);
           r = end;
           if (stored) done = r;
           // Finished rows leave at once, so that their stores drain behind the next tile.
@@ -144,7 +152,7 @@ double gemm_cost(const A& a, const B& b, bool flip) {
   const auto padded_columns =
       static_cast<double>((columns + tuning::columns - 1) / tuning::columns * tuning::columns);
   const double transposing = 0.5, copying = 0.15, turning = flip ? 0.4 : 0.1;  // per element
-  const auto steps = static_cast<double>(depth);
+  const auto steps = static_cast<double>(depth) / steps_in_word<V, factor_t<V, A, B>>;
   return tile_rows * padded_columns * steps / (2.0 * static_cast<double>(lanes<V>)) +
          steps * padded_columns * (b.stride(1) == 1 ? copying : transposing) +
          (a.stride(1) == 1 ? 0.0 : steps * tile_rows * copying) +
@@ -195,9 +203,11 @@ void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a
 template <class V, class A, class B>
 void gemm_packing(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                   bool flip, const results<V>& finish) {
+  using E = factor_t<V, A, B>;
   if (a.extent(0) <= gemm_tuning<V>::block_rows)
-    return gemm_blocks<V>(threads, memory, a, unpacked_matrix<V, B>(b, a.extent(0)), flip, finish);
-  packed_matrix<V> packed(memory, b.extent(0), b.extent(1));
+    return gemm_blocks<V>(threads, memory, a, unpacked_matrix<V, B, E>(b, a.extent(0)), flip,
+                          finish);
+  packed_matrix<V, E> packed(memory, b.extent(0), b.extent(1));
   packed.pack(b, thread_count(threads));
   gemm_blocks<V>(threads, memory, a, packed, flip, finish);
 }

@@ -1,45 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vector linear: one product with bias, activation and dropout in its epilogue; backward, one pass
 // that forms du in the accumulator's type, then dx = du W and dW = du^T x by the same product, and
-// a column sum. du is the only scratch; identity without dropout reads dy itself.
+// a column sum. du is the only scratch; identity without dropout reads dy itself. Where bfloat16
+// has a dot product, du of relu, which is dy or 0, stays bfloat16.
 #pragma once
 
 #include <mmrec/linear.hpp>
 #include <mmrec/simd/gemm.hpp>
-#include <mmrec/simd/lanes/strided.hpp>
+#include <mmrec/simd/linear_epilogues.hpp>
 
 namespace mmrec {
 
 namespace simd {
-
-/// The dropout factors of the `live` elements from row-major index i on.
-template <class V>
-V dropout_factors(const dropout& d, index_t i, std::size_t live) {
-  typename V::value_type factor[lanes<V>] = {};
-  for (std::size_t j = 0; j < live; ++j)
-    factor[j] = static_cast<typename V::value_type>(d.factor(i + static_cast<index_t>(j)));
-  return V::load_unaligned(factor);
-}
-
-/// Epilogue that writes, or adds to, a matrix.
-template <class V, class T>
-struct store_to {
-  view<T, 2> c;
-  bool accumulate;
-  MMREC_INLINE void ask_for(index_t i, index_t j) const {
-    __builtin_prefetch(c.data_handle() + i * c.stride(0) + j * c.stride(1), 1);
-  }
-  plain_store<T> plain() const
-    requires std::same_as<T, typename V::value_type>
-  {
-    if (c.stride(1) != 1) return {};
-    return {c.data_handle(), c.stride(0), accumulate};
-  }
-  MMREC_INLINE void operator()(index_t i, index_t j, const V& v, std::size_t live) const {
-    T* p = c.data_handle() + i * c.stride(0) + j * c.stride(1);
-    put(p, c.stride(1), accumulate ? v + take<V>(p, c.stride(1), live) : v, live);
-  }
-};
 
 /// Calls value(i, j, live), which returns lanes, for every element, and sink(j, total, live) with
 /// the sum of each column, rows in order. A task is a share of the columns; it reads rows as they
@@ -84,72 +56,6 @@ struct detail::weight_storage<backend::simd_for<Arch>, T> {
   }
 };
 
-namespace simd {
-
-/// What linear does with a finished batch u of row i, from column j on, where bias and the rows of
-/// y and of the pre-activation are contiguous and nothing is dropped: few words, which stay in
-/// registers.
-template <class Activation, class V, class T>
-struct dense_epilogue {
-  T* y;
-  index_t stride;
-  const T* bias;
-  T* preactivation;
-  index_t preactivation_stride;
-  MMREC_INLINE void ask_for(index_t i, index_t j) const {
-    __builtin_prefetch(y + i * stride + j, 1);
-    if (preactivation) __builtin_prefetch(preactivation + i * preactivation_stride + j, 1);
-  }
-  MMREC_INLINE void operator()(index_t i, index_t j, V u, std::size_t live) const {
-    T* const to = y + i * stride + j;
-    // Null with an offset is no pointer.
-    T* const save = preactivation ? preactivation + i * preactivation_stride + j : nullptr;
-    if (live == lanes<V>) {
-      if (bias) u = u + load_lanes<V>(bias + j);
-      if (save) store_lanes(save, u);
-      return store_lanes(to, Activation::forward(u));
-    }
-    if (bias) u = u + load_lanes_n<V>(bias + j, live);
-    if (save) store_lanes_n(save, u, live);
-    store_lanes_n(to, Activation::forward(u), live);
-  }
-};
-
-/// The same for all that linear can do.
-template <class Activation, class V, class T>
-struct linear_epilogue {
-  view<T, 2> y;
-  linear_options<T> options;
-  MMREC_INLINE void ask_for(index_t i, index_t j) const {
-    __builtin_prefetch(&y(i, j), 1);
-    if (options.preactivation) __builtin_prefetch(&options.preactivation(i, j), 1);
-  }
-  MMREC_INLINE void operator()(index_t i, index_t j, V u, std::size_t live) const {
-    if (options.bias) u = u + take<V>(&options.bias(j), options.bias.stride(0), live);
-    if (options.preactivation)
-      put(&options.preactivation(i, j), options.preactivation.stride(1), u, live);
-    V result = Activation::forward(u);
-    if (options.dropout.active())
-      result = result * dropout_factors<V>(options.dropout, i * y.extent(1) + j, live);
-    put(&y(i, j), y.stride(1), result, live);
-  }
-};
-
-/// Calls f with where the results of linear go.
-template <class Activation, class V, class T, class F>
-void with_epilogue(const view<T, 2>& y, const linear_options<T>& options, const F& f) {
-  const auto& u = options.preactivation;
-  const bool dense = y.stride(1) == 1 && (!u || u.stride(1) == 1) && !options.dropout.active() &&
-                     (!options.bias || options.bias.stride(0) == 1);
-  const dense_epilogue<Activation, V, T> plain{y.data_handle(), y.stride(0),
-                                               options.bias ? options.bias.data_handle() : nullptr,
-                                               u ? u.data_handle() : nullptr, u ? u.stride(0) : 0};
-  const linear_epilogue<Activation, V, T> any{y, options};
-  f(dense ? results<V>(plain) : results<V>(any));
-}
-
-}  // namespace simd
-
 template <class Activation, class Arch, element T>
 void linear_kernel(const backend::simd_for<Arch>& backend, const view<const T, 2>& x,
                    const view<const T, 2>& w, const view<T, 2>& y,
@@ -182,11 +88,17 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
 
   const auto products = [&]<class U>(const view<const U, 2>& du) {
     if (gradients.dx)
-      simd::gemm<V>(backend.threads, memory, simd::operand<U>(du), simd::operand<T>(w),
-                    simd::store_to<V, T>{gradients.dx, gradients.accumulate_dx});
+      simd::with_store<V>(gradients.dx, gradients.accumulate_dx,
+                          [&](const simd::results<V>& finish) {
+                            simd::gemm<V>(backend.threads, memory, simd::operand<U>(du),
+                                          simd::operand<T>(w), finish);
+                          });
     if (gradients.dw)
-      simd::gemm<V>(backend.threads, memory, simd::operand<U, true>(du), simd::operand<T>(x),
-                    simd::store_to<V, T>{gradients.dw, gradients.accumulate_parameters});
+      simd::with_store<V>(gradients.dw, gradients.accumulate_parameters,
+                          [&](const simd::results<V>& finish) {
+                            simd::gemm<V>(backend.threads, memory, simd::operand<U, true>(du),
+                                          simd::operand<T>(x), finish);
+                          });
   };
   const auto into_dbias = [&](index_t j, const V& total, std::size_t live) {
     if (!gradients.dbias) return;
@@ -205,22 +117,27 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
           into_dbias);
     return products(dy);
   }
-  scratch<Acc> memory_du(memory, static_cast<std::size_t>(std::max<index_t>(1, rows * outputs)));
   const V keep(static_cast<Acc>(1 - gradients.dropout.rate));
-  simd::sum_columns<V>(
-      backend.threads, memory, rows, outputs,
-      [dy, saved = gradients.saved, dropout = gradients.dropout, to = memory_du.data(), keep,
-       outputs](index_t i, index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
-        const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);
-        const V kept = saved ? simd::take<V>(&saved(i, j), saved.stride(1), live) : V(0);
-        const V factor =
-            dropout.active() ? simd::dropout_factors<V>(dropout, i * outputs + j, live) : V(1);
-        const V du = detail::preactivation_gradient<Activation>(g, kept, factor, keep);
-        simd::put(to + i * outputs + j, 1, du, live);
-        return du;
-      },
-      into_dbias);
-  products(view<const Acc, 2>(memory_du.data(), {rows, outputs}));
+  const auto form_du = [&]<class U>(scratch<U> memory_du) {
+    simd::sum_columns<V>(
+        backend.threads, memory, rows, outputs,
+        [dy, saved = gradients.saved, dropout = gradients.dropout, to = memory_du.data(), keep,
+         outputs](index_t i, index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
+          const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);
+          const V kept = saved ? simd::take<V>(&saved(i, j), saved.stride(1), live) : V(0);
+          const V factor =
+              dropout.active() ? simd::dropout_factors<V>(dropout, i * outputs + j, live) : V(1);
+          const V du = detail::preactivation_gradient<Activation>(g, kept, factor, keep);
+          simd::put(to + i * outputs + j, 1, du, live);
+          return du;
+        },
+        into_dbias);
+    products(view<const U, 2>(memory_du.data(), {rows, outputs}));
+  };
+  const auto size = static_cast<std::size_t>(std::max<index_t>(1, rows * outputs));
+  if constexpr (std::same_as<Activation, activation::relu> && simd::has_dot_pairs<V, T>)
+    if (!gradients.dropout.active()) return form_du(scratch<T>(memory, size));
+  form_du(scratch<Acc>(memory, size));
 }
 
 }  // namespace mmrec

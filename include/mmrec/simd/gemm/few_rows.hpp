@@ -13,29 +13,31 @@ inline constexpr index_t few_rows = 8;
 /// Elements of the large matrix from which a second thread pays.
 inline constexpr index_t serial_matrix = 65536;
 
-/// All of a small A, dense: rows of `stride` elements, those from A.extent(1) on zero; `room` of them
-/// there are at least.
-template <class V, class A>
+/// All of a small A, dense, as elements of E: rows of `stride` of them, those from A.extent(1) on
+/// zero; `room` of them there are at least.
+template <class V, class A, class E = typename V::value_type>
 class dense_rows {
  public:
-  using Acc = typename V::value_type;
   dense_rows(std::pmr::memory_resource* memory, const A& a, index_t rows, index_t room = w)
       : stride_((a.extent(1) + w - 1) / w * w + room),  // off the powers of two
         data_(memory, static_cast<std::size_t>(rows * stride_)) {
+    const flipped<A> steps{a};
     for (index_t i = 0; i < rows; ++i) {
       const index_t live = i < a.extent(0) ? a.extent(1) : 0;
       index_t k = 0;
       if (a.stride(1) == 1)
-        for (; k + w <= live; k += w) a.template load_row<V>(i, k).store_unaligned(row(i) + k);
-      for (; k < stride_; ++k) row(i)[k] = k < live ? a.template get<Acc>(i, k) : Acc(0);
+        for (; k + w <= live; k += w) store_words(row(i) + k, words_along<V, E>(a, i, k));
+      for (; k < live; k += word) put_word<V>(row(i) + k, steps, k, i);
+      std::memset(static_cast<void*>(row(i) + k), 0,
+                  static_cast<std::size_t>(stride_ - k) * sizeof(E));
     }
   }
-  Acc* row(index_t i) const { return data_.data() + i * stride_; }
+  E* row(index_t i) const { return data_.data() + i * stride_; }
 
  private:
-  static constexpr auto w = static_cast<index_t>(lanes<V>);
+  static constexpr index_t word = steps_in_word<V, E>, w = word * static_cast<index_t>(lanes<V>);
   index_t stride_;
-  scratch<Acc> data_;
+  scratch<E> data_;
 };
 
 /// Bytes of the small factor, or of the result, that a kernel keeps in the first-level cache.

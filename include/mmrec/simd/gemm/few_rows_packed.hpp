@@ -22,17 +22,18 @@ inline constexpr std::size_t panels_at_once = Rows > 2 ? 1 : 4 / Rows;
 /// Steps [k0, k1) of Rows rows of x with neighbouring panels, the first one of column `first`:
 /// to[panel][row][column of the panel] = or +=. Panels that do not exist repeat the last one. As one
 /// of `passes` it asks, from `soon` on, for as many bytes as it reads / passes.
-template <class V, std::size_t Rows, class A, class T>
-void panel_products(const dense_rows<V, A>& x, index_t row, const packed_matrix<V, T>& b,
+template <class V, std::size_t Rows, class A, class E, class T>
+void panel_products(const dense_rows<V, A, E>& x, index_t row, const packed_matrix<V, T>& b,
                     index_t first, index_t k0, index_t k1, typename V::value_type* to,
                     const T* soon, index_t passes) {
   using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr index_t width = gemm_tuning<V>::columns, line = 64 / static_cast<index_t>(sizeof(T));
+  constexpr index_t width = gemm_tuning<V>::columns, line = 64 / static_cast<index_t>(sizeof(T)),
+                    word = steps_in_word<V, E>, read = width * word;
   constexpr std::size_t panels = panels_at_once<Rows>,
-                        lines = std::max<std::size_t>(1, static_cast<std::size_t>(width / line));
-  const index_t last = (b.columns() - 1) / width * width, asked = width / passes;
-  std::array<const Acc*, Rows> from;
+                        lines = std::max<std::size_t>(1, static_cast<std::size_t>(read / line));
+  const index_t last = (b.columns() - 1) / width * width, asked = read / passes;
+  std::array<const E*, Rows> from;
   for (std::size_t r = 0; r < Rows; ++r) from[r] = x.row(row + static_cast<index_t>(r));
   std::array<const T*, panels> panel;
   for (std::size_t p = 0; p < panels; ++p)
@@ -41,7 +42,7 @@ void panel_products(const dense_rows<V, A>& x, index_t row, const packed_matrix<
   unroll<total.size()>([&](auto i) MMREC_LAMBDA_INLINE {
     total[i] = k0 > 0 ? V::load_unaligned(to + static_cast<index_t>(i()) * w) : V(Acc(0));
   });
-  for (index_t k = k0; k < k1; ++k) {
+  for (index_t k = k0; k < k1; k += word) {
     if constexpr (panels == 1) {
       unroll<lines>([&](auto i) MMREC_LAMBDA_INLINE {
         __builtin_prefetch(soon + static_cast<index_t>(i()) * line, 0, 2);  // the second level
@@ -50,16 +51,20 @@ void panel_products(const dense_rows<V, A>& x, index_t row, const packed_matrix<
     }
     std::array<V, Rows> xs;
     if constexpr (panels > 1)
-      unroll<Rows>([&](auto r) MMREC_LAMBDA_INLINE { xs[r] = V(from[r][k]); });
+      unroll<Rows>([&](auto r) MMREC_LAMBDA_INLINE { xs[r] = repeat_word<V>(from[r] + k); });
     unroll<panels>([&](auto p) MMREC_LAMBDA_INLINE {
       V b0, b1;
-      load_step(b0, b1, panel[p] + k * width);
+      const T* const step = panel[p] + k * width;
+      if constexpr (word > 1)
+        b0 = load_words<V>(step), b1 = load_words<V>(step + word * w);
+      else
+        load_step(b0, b1, step);
       if constexpr (Rows > 1) b0 = rounded(b0), b1 = rounded(b1);
       unroll<Rows>([&](auto r) MMREC_LAMBDA_INLINE {
         V* const t = &total[(p() * Rows + r()) * 2];
-        const V xr = panels > 1 ? xs[r] : V(from[r][k]);
-        t[0] = fma(xr, b0, t[0]);
-        t[1] = fma(xr, b1, t[1]);
+        const V xr = panels > 1 ? xs[r] : repeat_word<V>(from[r] + k);
+        t[0] = multiply_words<V, E>(xr, b0, t[0]);
+        t[1] = multiply_words<V, E>(xr, b1, t[1]);
       });
     });
   }
@@ -82,7 +87,7 @@ void multiply_by_panels(unsigned threads, std::pmr::memory_resource* memory, con
                 passes = (rows + height - 1) / height;
   // All rows meet a piece of a panel while it is in the first-level cache.
   const index_t piece = passes > 1 ? kept_steps : depth;
-  const dense_rows<V, A> x(memory, a, passes * height);
+  const dense_rows<V, A, typename packed_matrix<V, T>::factor> x(memory, a, passes * height);
   parallel_for(depth * columns < serial_matrix ? 1 : threads, (columns + group - 1) / group,
                [&](index_t task) {
                  const index_t first = task * group, end = std::min(columns, first + group);

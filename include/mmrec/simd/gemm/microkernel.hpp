@@ -3,10 +3,11 @@
 //
 // Per step of k it loads two batches of the right factor and broadcasts one element of the left
 // factor per row: 24 multiply-adds for 14 loads with 32 registers (12 and 8 with 16), so the
-// multiply-add units decide. Both factors are read through strides: packed, or as they lie.
+// multiply-add units decide. Both factors are read through strides: packed, or as they lie. Where
+// they are pairs (words.hpp), a pair takes the place of the element, and k goes on by two.
 #pragma once
 
-#include <mmrec/simd/lanes.hpp>
+#include <mmrec/simd/gemm/words.hpp>
 #include <mmrec/simd/unroll.hpp>
 
 #include <algorithm>
@@ -29,26 +30,28 @@ struct gemm_tuning {
   static constexpr index_t columns_in_place = 6 * columns;  // fewer do not pay for a packed tile
 };
 
-/// Where the left factor of a tile lies: element (r, k) at data[r * row + k * step]; one is 1.
-template <class Acc>
+/// Where the left factor of a tile lies: the word of row r and of steps from k on at
+/// data[r * row + k * step]. Either step is 1, or row is the number of elements in a word.
+template <class E>
 struct left_tile {
-  const Acc* data;
+  const E* data;
   index_t row, step;
 };
 
-/// Where the right factor of a panel lies: element (k, j) at data[k * step + j].
-template <class Acc>
+/// Where the right factor of a panel lies: words of steps from k on from data[k * step] on.
+template <class E>
 struct right_panel {
-  const Acc* data;
+  const E* data;
   index_t step;
 };
 
 /// Where the sums of a tile begin and where they go. `from` is a dense tile, or null for zeros;
-/// element (r, j) goes to to[r * row + j], or is added to what is there.
-template <class Acc>
+/// element (r, j) goes to to[r * row + j], or is added to what is there. To can be an E that is
+/// narrower: there they are rounded.
+template <class Acc, class To = Acc>
 struct tile_sums {
   const Acc* from;
-  Acc* to;
+  To* to;
   index_t row;
   bool add = false;
 };
@@ -73,14 +76,28 @@ constexpr index_t padded_rows(index_t rows) {
   return done;
 }
 
+/// p in a register. Of steps that follow one another GCC would make an address for each row and
+/// step, more than there are registers.
+template <class E>
+MMREC_INLINE const E* in_register(const E* p) {
+#if defined(__GNUC__) && !defined(__clang__)
+  asm("" : "+r"(p));
+#endif
+  return p;
+}
+
+/// What of a left_tile is known when the microkernel is compiled: step is 1; row is a word; and
+/// then also step, of a packed tile.
+enum class tile_layout { rows, steps, packed };
+
 /// The products of `depth` steps, added to the sums of a tile.
-template <class V, index_t Rows, bool RowMajor>
-void microkernel(const left_tile<typename V::value_type>& a,
-                 const right_panel<typename V::value_type>& b, index_t depth,
-                 const tile_sums<typename V::value_type>& sums) {
+template <class V, index_t Rows, tile_layout Layout, class E, class To>
+void microkernel(const left_tile<E>& a, const right_panel<E>& b, index_t depth,
+                 const tile_sums<typename V::value_type, To>& sums) {
   using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr auto rows = static_cast<std::size_t>(Rows);
+  constexpr index_t word = steps_in_word<V, E>;
   std::array<V, rows> left, right;
   unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
     constexpr index_t at = 2 * static_cast<index_t>(r()) * w;
@@ -88,62 +105,70 @@ void microkernel(const left_tile<typename V::value_type>& a,
     right[r] = sums.from ? V::load_unaligned(sums.from + at + w) : V(Acc(0));
   });
   // Three rows to a pointer: offsets of 0, 1 and 2 strides are what one address can express.
-  const index_t row = RowMajor ? a.row : 1, step = RowMajor ? 1 : a.step, b_step = b.step;
-  std::array<const Acc*, (rows + 2) / 3> from;
+  constexpr bool by_rows = Layout == tile_layout::rows;
+  const index_t row = by_rows ? a.row : word,
+                step = word * (by_rows                         ? 1
+                               : Layout == tile_layout::packed ? Rows
+                                                               : a.step),
+                b_step = word * b.step, words = (depth + word - 1) / word;
+  std::array<const E*, (rows + 2) / 3> from;
   unroll<from.size()>(
       [&](auto i) MMREC_LAMBDA_INLINE { from[i] = a.data + static_cast<index_t>(3 * i) * row; });
-  constexpr index_t prefetch_distance = 192 / static_cast<index_t>(sizeof(Acc));
-  const Acc* panel = b.data;
+  constexpr index_t prefetch_distance = 192 / static_cast<index_t>(sizeof(E));
+  const E* panel = b.data;
   const auto advance = [&](auto count) MMREC_LAMBDA_INLINE {
     unroll<count>([&](auto ahead) MMREC_LAMBDA_INLINE {
       // In registers: GCC would rather load them again for every multiply-add.
-      const V b0 = rounded(V::load_unaligned(panel)), b1 = rounded(V::load_unaligned(panel + w));
+      const V b0 = rounded(load_words<V>(panel)), b1 = rounded(load_words<V>(panel + w * word));
+      constexpr index_t behind = by_rows ? 0 : static_cast<index_t>(ahead());
       unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
-        const V x(
-            from[r / 3][static_cast<index_t>(r % 3) * row + static_cast<index_t>(ahead()) * step]);
-        left[r] = fma(x, b0, left[r]);
-        right[r] = fma(x, b1, right[r]);
+        const V x = repeat_word<V>(from[r / 3] + static_cast<index_t>(r % 3) * row + behind * step);
+        left[r] = multiply_words<V, E>(x, b0, left[r]);
+        right[r] = multiply_words<V, E>(x, b1, right[r]);
       });
       panel += b_step;
+      if constexpr (by_rows)
+        unroll<from.size()>([&](auto i)
+                                MMREC_LAMBDA_INLINE { from[i] = in_register(from[i] + step); });
     });
-    unroll<from.size()>(
-        [&](auto i) MMREC_LAMBDA_INLINE { from[i] += static_cast<index_t>(count()) * step; });
+    if constexpr (!by_rows)
+      unroll<from.size()>(
+          [&](auto i) MMREC_LAMBDA_INLINE { from[i] += static_cast<index_t>(count()) * step; });
   };
   // With 16 registers GCC spills accumulators when it sees more than two steps.
   constexpr std::size_t together = registers<V> == 32 ? 4 : 2;
   constexpr auto stride = static_cast<index_t>(together), turns = 16 / stride,
                  prefetched = (Rows + turns - 1) / turns;
   index_t k = 0;
-  for (; k + stride <= depth; k += stride) {
+  for (; k + stride <= words; k += stride) {
     // Rows that are not next to each other are too many streams for the hardware's prefetcher.
-    if constexpr (RowMajor) {
-      const Acc* soon = a.data + (k / stride % turns * prefetched) * row + k + prefetch_distance;
+    if constexpr (by_rows) {
+      const E* soon =
+          a.data + (k / stride % turns * prefetched) * row + k * word + prefetch_distance;
       for (index_t r = 0; r < prefetched; ++r) __builtin_prefetch(soon + r * row);
     }
     advance(std::integral_constant<std::size_t, together>{});
   }
-  for (; k < depth; ++k) advance(std::integral_constant<std::size_t, 1>{});
+  for (; k < words; ++k) advance(std::integral_constant<std::size_t, 1>{});
   unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
-    Acc* to = sums.to + static_cast<index_t>(r()) * sums.row;
+    To* to = sums.to + static_cast<index_t>(r()) * sums.row;
     if (sums.add) {
-      left[r] = left[r] + V::load_unaligned(to);
-      right[r] = right[r] + V::load_unaligned(to + w);
+      left[r] = left[r] + load_lanes<V>(to);
+      right[r] = right[r] + load_lanes<V>(to + w);
     }
-    left[r].store_unaligned(to);
-    right[r].store_unaligned(to + w);
+    store_batches(to, std::array<V, 2>{left[r], right[r]});
   });
 }
 
 /// The microkernel of this height for a left factor of either orientation.
-template <class V>
-void multiply_tile(index_t height, const left_tile<typename V::value_type>& a,
-                   const right_panel<typename V::value_type>& b, index_t depth,
-                   const tile_sums<typename V::value_type>& sums) {
+template <class V, class E, class To>
+void multiply_tile(index_t height, const left_tile<E>& a, const right_panel<E>& b, index_t depth,
+                   const tile_sums<typename V::value_type, To>& sums) {
   const auto run = [&]<index_t Rows>() {
-    if (a.step == 1)
-      microkernel<V, Rows, true>(a, b, depth, sums);
-    else
-      microkernel<V, Rows, false>(a, b, depth, sums);
+    if (a.step == 1) return microkernel<V, Rows, tile_layout::rows>(a, b, depth, sums);
+    if (a.step == Rows) return microkernel<V, Rows, tile_layout::packed>(a, b, depth, sums);
+    if constexpr (steps_in_word<V, E> == 1)
+      microkernel<V, Rows, tile_layout::steps>(a, b, depth, sums);
   };
   if (height == 4) return run.template operator()<4>();
   if (height == 6) return run.template operator()<6>();

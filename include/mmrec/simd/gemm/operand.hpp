@@ -108,11 +108,4 @@ const Acc* in_place(const Operand& x, index_t i, index_t j) {
   return nullptr;
 }
 
-/// Asks for element (i, j), which need not exist, ahead of its use.
-template <class Operand>
-MMREC_INLINE void prefetch(const Operand& x, index_t i, index_t j) {
-  if constexpr (requires { x.at(i, j); })
-    if (i < x.extent(0) && j < x.extent(1)) __builtin_prefetch(x.at(i, j));
-}
-
 }  // namespace mmrec::simd

@@ -4,7 +4,8 @@
 //
 // Elements are kept as they are stored, 16-bit ones in 16 bits: few rows read the whole matrix for
 // every product, and half of the bytes take half of the time. Blocks of rows widen a panel of steps
-// once for all of their tiles.
+// once for all of their tiles. Pairs that the kernels take as they are (words.hpp) are kept as
+// such.
 #pragma once
 
 #include <mmrec/simd/gemm/packing.hpp>
@@ -37,11 +38,13 @@ template <class V, class T = typename V::value_type>
 class packed_matrix {
  public:
   using Acc = typename V::value_type;
+  using factor = std::conditional_t<has_dot_pairs<V, T>, T, Acc>;
   packed_matrix(std::pmr::memory_resource* memory, index_t depth, index_t columns)
       : depth_(depth),
         columns_(columns),
-        panels_((columns + width - 1) / width),
-        data_(memory, static_cast<std::size_t>(std::max<index_t>(1, panels_ * depth * width))) {}
+        panel_((narrow ? depth : padded_steps<V, T>(depth)) * width),
+        data_(memory, static_cast<std::size_t>(
+                          std::max<index_t>(1, (columns + width - 1) / width * panel_))) {}
 
   template <class Operand>
   void pack(const Operand& b, unsigned threads) {
@@ -54,7 +57,7 @@ class packed_matrix {
               pack_narrow(b, j, std::min(width, first + count - j));
           else
             pack_strips<V>(b, first, count, 0, depth_,
-                           strips<Acc>{data_.data() + first * depth_, width, depth_ * width});
+                           strips<T>{data_.data() + first / width * panel_, width, panel_});
         });
   }
   index_t depth() const { return depth_; }
@@ -64,10 +67,10 @@ class packed_matrix {
     return narrow ? std::min(columns, width) : panels_together<V>(columns);
   }
   /// The panel that begins with this column.
-  const T* panel(index_t column) const { return data_.data() + column * depth_; }
-  /// The panels from `column` on, from step k on, in the arithmetic type.
-  right_panels<Acc> panels(index_t column, index_t count, index_t k, index_t steps,
-                           Acc* space) const {
+  const T* panel(index_t column) const { return data_.data() + column / width * panel_; }
+  /// The panels from `column` on, from step k on, as the kernels take them.
+  right_panels<factor> panels(index_t column, index_t count, index_t k, index_t steps,
+                              Acc* space) const {
     if constexpr (narrow) {
       for (index_t j = 0; j < count; j += width) {
         const T* from = panel(column + j) + k * width;
@@ -80,14 +83,14 @@ class packed_matrix {
       }
       return {space, width, steps * width};
     } else {
-      return {panel(column) + k * width, width, depth_ * width};
+      return {panel(column) + k * width, width, panel_};
     }
   }
 
  private:
   using tuning = gemm_tuning<V>;
   static constexpr index_t width = tuning::columns;
-  static constexpr bool narrow = !std::same_as<T, Acc>;
+  static constexpr bool narrow = !std::same_as<T, factor>;
 
   template <class Operand>
   void pack_narrow(const Operand& b, index_t column, index_t count) {
@@ -96,14 +99,15 @@ class packed_matrix {
     for (index_t k = 0; k < depth_; k += piece) {
       const index_t steps = std::min(piece, depth_ - k);
       pack_strips<V>(b, column, count, k, steps, strips<Acc>{wide.data(), width, steps * width});
-      T* to = data_.data() + column * depth_ + k * width;
+      T* to = data_.data() + column / width * panel_ + k * width;
       for (index_t i = 0; i < steps * width; i += width)
         store_step(to + i, V::load_aligned(wide.data() + i),
                    V::load_aligned(wide.data() + i + width / 2));
     }
   }
 
-  index_t depth_, columns_, panels_;
+  index_t depth_, columns_;
+  index_t panel_;  // elements of one
   scratch<T> data_;
 };
 

@@ -11,46 +11,49 @@
 
 namespace mmrec::simd {
 
-/// Where strips go: element (k, j) of strip s at data[s * apart + k * width + j]. Where a strip is
-/// narrower than a batch, whole batches reach into what follows it.
-template <class Acc>
+/// Where strips go: the word of steps from k on and of column j of strip s at
+/// data[s * apart + k * width + j * word], with so many elements to a word (words.hpp). Where a
+/// strip is narrower than a batch, whole batches reach into what follows it.
+template <class E>
 struct strips {
-  Acc* data;
+  E* data;
   index_t width, apart;
 };
 
-/// W columns from `column` on, contiguous along k, of `steps` steps: a batch of each step.
+/// W columns from `column` on, contiguous along k, of `steps` steps: a batch of each word.
 /// Columns that do not exist repeat the last one: nobody reads what comes of them.
-template <class V, class Operand, class Acc>
-void pack_transposed(const Operand& b, index_t column, index_t k0, index_t steps, Acc* to,
+template <class V, class Operand, class E>
+void pack_transposed(const Operand& b, index_t column, index_t k0, index_t steps, E* to,
                      index_t width) {
   constexpr auto w = static_cast<index_t>(lanes<V>);
+  constexpr index_t word = steps_in_word<V, E>, turn = w * word;
   using T = std::remove_pointer_t<decltype(b.at(0, 0))>;
-  constexpr index_t line = std::max<index_t>(w, 64 / static_cast<index_t>(sizeof(T)));
-  const index_t last = b.extent(1) - 1, whole = steps / w * w, ahead = w * b.stride(1);
+  constexpr index_t line = std::max<index_t>(turn, 64 / static_cast<index_t>(sizeof(T)));
+  const index_t last = b.extent(1) - 1, whole = steps / turn * turn, ahead = w * b.stride(1);
   std::array<T*, lanes<V>> from;
   for (index_t i = 0; i < w; ++i)
     from[static_cast<std::size_t>(i)] = b.at(k0, std::min(column + i, last));
-  for (index_t k = 0; k < whole; k += w) {
+  for (index_t k = 0; k < whole; k += turn) {
     std::array<V, lanes<V>> tile;
-    load_transposed(tile, from, k);
+    transposed_words<V, E>(tile, from, k);
     // The columns after these: few, short streams, which the hardware does not see coming.
     if (k % line == 0)
       for (T* p : from) __builtin_prefetch(p + k + ahead);
     for (index_t i = 0; i < w; ++i)
-      tile[static_cast<std::size_t>(i)].store_unaligned(to + (k + i) * width);
+      store_words(to + (k + i * word) * width, tile[static_cast<std::size_t>(i)]);
   }
-  for (index_t k = whole; k < steps; ++k)
+  for (index_t k = whole; k < steps; k += word)
     for (index_t i = 0; i < w; ++i)
-      to[k * width + i] = load_element<Acc>(from[static_cast<std::size_t>(i)] + k);
+      put_word<V>(to + k * width + i * word, b, k0 + k, std::min(column + i, last));
 }
 
 /// Columns [first, first + count) of steps [k0, k0 + steps) to strips; the last one may be ragged.
-template <class V, class Operand, class Acc>
+template <class V, class Operand, class E>
 void pack_strips(const Operand& b, index_t first, index_t count, index_t k0, index_t steps,
-                 const strips<Acc>& to) {
+                 const strips<E>& to) {
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr index_t steps_ahead = 8, line = 64 / static_cast<index_t>(sizeof(Acc));
+  constexpr index_t word = steps_in_word<V, E>;
+  constexpr index_t steps_ahead = 8, line = 64 / static_cast<index_t>(sizeof(E));
   const index_t last = b.extent(1) - 1, many = (count + to.width - 1) / to.width;
   // Batches of a strip; the last one ends where the strip does, if the strip is as wide as it.
   const index_t batches = (to.width + w - 1) / w, end = std::max<index_t>(0, to.width - w);
@@ -58,38 +61,44 @@ void pack_strips(const Operand& b, index_t first, index_t count, index_t k0, ind
     for (index_t s = 0; s < many; ++s)
       for (index_t i = 0; i < batches; ++i) {
         const index_t j = std::min(i * w, end);
-        pack_transposed<V>(b, first + s * to.width + j, k0, steps, to.data + s * to.apart + j,
-                           to.width);
+        pack_transposed<V>(b, first + s * to.width + j, k0, steps,
+                           to.data + s * to.apart + j * word, to.width);
       }
     return;
   }
   // Strips all of whose batches exist, if they are contiguous.
   const index_t room = b.extent(1) - first - std::max(to.width, w),
                 whole = b.stride(1) == 1 && room >= 0 ? std::min(many, room / to.width + 1) : 0;
-  for (index_t k = 0; k < steps; ++k) {
-    const auto* from = b.at(k0 + k, first);
-    Acc* at = to.data + k * to.width;
-    if (whole && k + steps_ahead < steps)
-      for (index_t j = 0; j < count; j += line) prefetch(b, k0 + k + steps_ahead, first + j);
-    for (index_t s = 0; s < whole; ++s)
-      for (index_t i = 0; i < batches; ++i) {
-        const index_t j = std::min(i * w, end);
-        load_lanes<V>(from + s * to.width + j).store_unaligned(at + s * to.apart + j);
-      }
-    for (index_t s = whole; s < many; ++s)
-      for (index_t j = 0; j < to.width; ++j)
-        at[s * to.apart + j] =
-            b.template get<Acc>(k0 + k, std::min(first + s * to.width + j, last));
+  const index_t width = to.width, apart = to.apart;  // which no store can change
+  for (index_t k = 0; k < steps; k += word) {
+    E* const at = to.data + k * width;
+    index_t s = 0;
+    if (whole && k + word <= steps) {
+      if (k + steps_ahead < steps)
+        for (index_t i = 0; i < word; ++i) {
+          const auto* soon = b.at(k0 + std::min(k + i + steps_ahead, steps - 1), first);
+          for (index_t j = 0; j < count; j += line) __builtin_prefetch(soon + j);
+        }
+      const auto *even = b.at(k0 + k, first), *odd = b.at(k0 + k + word - 1, first);
+      for (E* strip = at; s < whole; ++s, strip += apart, even += width, odd += width)
+        for (index_t i = 0; i < batches; ++i) {
+          const index_t j = std::min(i * w, end);
+          store_words(strip + j * word, words_of_rows<V, E>(even + j, odd + j));
+        }
+    }
+    for (; s < many; ++s)
+      for (index_t j = 0; j < width; ++j)
+        put_word<V>(at + s * apart + j * word, b, k0 + k, std::min(first + s * width + j, last));
   }
 }
 
-/// Neighbouring panels of the right factor: element (k, j) of the i-th at
-/// data[i * apart + k * step + j].
-template <class Acc>
+/// Neighbouring panels of the right factor: words of steps from k on of the i-th from
+/// data[i * apart + k * step] on.
+template <class E>
 struct right_panels {
-  const Acc* data;
+  const E* data;
   index_t step, apart;
-  right_panel<Acc> operator[](index_t i) const { return {data + i * apart, step}; }
+  right_panel<E> operator[](index_t i) const { return {data + i * apart, step}; }
 };
 
 /// How many of the columns that are left are packed together: whole panels, then a ragged one.
@@ -102,15 +111,16 @@ constexpr index_t panels_together(index_t columns) {
 
 /// B as it lies, for one block of rows: panels are read in place if they can be and if that is
 /// cheaper, else packed into `space` when they are asked for.
-template <class V, class Operand>
+template <class V, class Operand, class E>
 class unpacked_matrix {
  public:
   using Acc = typename V::value_type;
+  using factor = E;
   /// `rows` rows of A will meet each panel.
   unpacked_matrix(const Operand& b, index_t rows) : b_(b) {
     // Rows of B far apart crowd a few sets of the caches and take a page each: where a panel is to
     // stay in the first level, it is better to have copied them for a second tile.
-    const index_t apart = b.stride(0) * static_cast<index_t>(sizeof(Acc));
+    const index_t apart = b.stride(0) * static_cast<index_t>(sizeof(E));
     read_in_place_ =
         b.stride(1) == 1 && (gemm_tuning<V>::streams || rows <= 2 * gemm_tuning<V>::rows ||
                              (apart > -512 && apart < 512));
@@ -118,13 +128,16 @@ class unpacked_matrix {
   index_t depth() const { return b_.extent(0); }
   index_t columns() const { return b_.extent(1); }
   static index_t together(index_t columns) { return panels_together<V>(columns); }
-  right_panels<Acc> panels(index_t column, index_t count, index_t k, index_t steps,
-                           Acc* space) const {
+  right_panels<E> panels(index_t column, index_t count, index_t k, index_t steps,
+                         Acc* space) const {
     constexpr index_t width = gemm_tuning<V>::columns;
-    if (column + count <= columns() && count % width == 0 && read_in_place_)
-      if (const Acc* data = in_place<Acc>(b_, k, column)) return {data, b_.stride(0), width};
-    pack_strips<V>(b_, column, count, k, steps, strips<Acc>{space, width, steps * width});
-    return {space, width, steps * width};
+    if constexpr (steps_in_word<V, E> == 1)
+      if (column + count <= columns() && count % width == 0 && read_in_place_)
+        if (const E* data = in_place<E>(b_, k, column)) return {data, b_.stride(0), width};
+    const index_t apart = padded_steps<V, E>(steps) * width;
+    E* const to = reinterpret_cast<E*>(space);
+    pack_strips<V>(b_, column, count, k, steps, strips<E>{to, width, apart});
+    return {to, width, apart};
   }
 
  private:
@@ -132,21 +145,30 @@ class unpacked_matrix {
   bool read_in_place_;
 };
 
+/// Elements of workspace for the left factor of a task.
+template <class V>
+inline constexpr index_t left_space = (gemm_tuning<V>::block_rows + gemm_tuning<V>::rows) *
+                                      (gemm_tuning<V>::depth + static_cast<index_t>(lanes<V>));
+
 /// Rows [row, row + rows) of A, steps [k0, k0 + steps): tiles for the microkernel, packed to
 /// `space`, or read in place if they meet so few columns that it is cheaper.
-template <class V, class Operand>
+template <class V, class Operand, class E>
 class left_block {
  public:
   using Acc = typename V::value_type;
   using tuning = gemm_tuning<V>;
-  static constexpr auto w = static_cast<index_t>(lanes<V>);
-  static constexpr index_t space_size = (tuning::block_rows + tuning::rows) * (tuning::depth + w);
+  static constexpr index_t word = steps_in_word<V, E>, w = word * static_cast<index_t>(lanes<V>);
 
   left_block(const Operand& a, index_t row, index_t rows, index_t columns, index_t k0,
              index_t steps, Acc* space)
-      : a_(a), row_(row), k0_(k0), space_(space), row_space_(steps + w) {
-    const bool readable = columns <= tuning::columns_in_place && in_place<Acc>(a, row, k0) &&
-                          (a.stride(1) == 1 || a.stride(0) == 1) && !crowded();
+      : a_(a),
+        row_(row),
+        k0_(k0),
+        space_(reinterpret_cast<E*>(space)),
+        row_space_(padded_steps<V, E>(steps) + w) {
+    const bool words = a.stride(1) == 1 ? steps % word == 0 : a.stride(0) == 1 && word == 1;
+    const bool readable =
+        columns <= tuning::columns_in_place && in_place<E>(a, row, k0) && words && !crowded();
     for (index_t r = 0; r < rows;) {
       const index_t height = tile_height<V>(rows - r);
       index_t end = r + height;
@@ -155,15 +177,15 @@ class left_block {
         rows_in_place_ = end;
       } else {
         pack_strips<V>(flipped<Operand>{a}, row + r, end - r, k0, steps,
-                       strips<Acc>{tile_at(r), height, height * row_space_});
+                       strips<E>{tile_at(r), height, height * row_space_});
       }
       r = end;
     }
   }
 
-  left_tile<Acc> tile(index_t r, index_t height) const {
-    if (r < rows_in_place_) return {in_place<Acc>(a_, row_ + r, k0_), a_.stride(0), a_.stride(1)};
-    return {tile_at(r), 1, height};
+  left_tile<E> tile(index_t r, index_t height) const {
+    if (r < rows_in_place_) return {in_place<E>(a_, row_ + r, k0_), a_.stride(0), a_.stride(1)};
+    return {tile_at(r), word, height};
   }
 
  private:
@@ -172,14 +194,14 @@ class left_block {
   bool crowded() const {
     const bool by_rows = a_.stride(1) == 1;
     const index_t apart = by_rows ? a_.stride(0) : a_.stride(1);
-    return apart * static_cast<index_t>(sizeof(Acc)) % 4096 == 0 &&
+    return apart * static_cast<index_t>(sizeof(E)) % 4096 == 0 &&
            (!by_rows || first_level_ways() < tuning::rows);
   }
-  Acc* tile_at(index_t r) const { return space_ + r * row_space_; }
+  E* tile_at(index_t r) const { return space_ + r * row_space_; }
 
   const Operand& a_;
   index_t row_, k0_;
-  Acc* space_;
+  E* space_;
   index_t row_space_;  // of one row in a strip, with room for what batches reach into
   index_t rows_in_place_ = 0;
 };

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <mmrec/simd/lanes.hpp>
+#include <mmrec/simd/unroll.hpp>
 
 #include <algorithm>
 
@@ -15,10 +16,11 @@ struct gemm_range {
   index_t row, rows, column, columns;
 };
 
-/// A matrix that results are stored or added to as they are: element (i, j) is data[i * row + j].
-template <class Acc>
+/// A matrix that results are stored or added to as they are, but for rounding to T: element (i, j)
+/// is data[i * row + j].
+template <class T>
 struct plain_store {
-  Acc* data = nullptr;  // null: there is more to do with a result
+  T* data = nullptr;  // null: there is more to do with a result
   index_t row = 0;
   bool add = false;
 };
@@ -29,19 +31,26 @@ class results {
   using Acc = typename V::value_type;
 
   /// Refers to `epilogue(row, column, lanes, live)`, which owns the store. If it has
-  /// ask_for(row, column), that is called ahead of results, to ask for the lines they go to; if it
-  /// has plain(), a plain_store, kernels may store whole tiles themselves.
+  /// batches<N>(column), N 1 or 2, what that returns is called with (row, N times lanes) instead
+  /// where there are so many columns from there on; if it has ask_for(row, column), that is called
+  /// ahead of results, to ask for the lines they go to; if it has plain(), a plain_store, kernels
+  /// may store whole tiles themselves.
   template <class Epilogue>
   explicit results(const Epilogue& epilogue)
       : context_(&epilogue), call_(&hand_over<Epilogue>), ask_(&ask_for<Epilogue>) {
-    if constexpr (requires { epilogue.plain(); }) plain_ = epilogue.plain();
+    if constexpr (requires { epilogue.plain(); }) remember(epilogue.plain());
   }
 
   /// Element (i, j) of the rectangle is from[i * stride + j]; the last batch of a row is read whole.
   void operator()(const gemm_range& at, const Acc* from, index_t stride) const {
     call_(context_, at, from, stride);
   }
-  const plain_store<Acc>& plain() const { return plain_; }
+  /// Where they are only stored as elements of T, if they are.
+  template <class T>
+  plain_store<T> plain() const {
+    if (plain_type_ != &mark<T>) return {};
+    return {static_cast<T*>(plain_), plain_row_, plain_add_};
+  }
   /// The results of this rectangle come next. (Stores to a small matrix find it in the cache.)
   void expect(const gemm_range& at) const {
     if (far_) ask_(context_, at);
@@ -52,14 +61,38 @@ class results {
   }
 
  private:
+  template <class T>
+  static constexpr char mark = 0;  // whose address tells types apart
+  template <class T>
+  void remember(const plain_store<T>& to) {
+    plain_type_ = &mark<T>, plain_ = to.data, plain_row_ = to.row, plain_add_ = to.add;
+  }
   template <class Epilogue>
   static void hand_over(const void* context, const gemm_range& at, const Acc* from,
                         index_t stride) {
     constexpr auto w = static_cast<index_t>(lanes<V>);
     // A copy that no store can change stays in registers.
     const Epilogue epilogue = *static_cast<const Epilogue*>(context);
+    index_t done = 0;
+    if constexpr (requires { epilogue.template batches<1>(done); }) {
+      const auto whole = [&]<std::size_t N>() MMREC_LAMBDA_INLINE {
+        for (; done + static_cast<index_t>(N) * w <= at.columns;
+             done += static_cast<index_t>(N) * w) {
+          const auto put_batches = epilogue.template batches<N>(at.column + done);
+          for (index_t i = 0; i < at.rows; ++i) {
+            std::array<V, N> v;
+            unroll<N>([&](auto n) MMREC_LAMBDA_INLINE {
+              v[n] = V::load_unaligned(from + i * stride + done + static_cast<index_t>(n()) * w);
+            });
+            put_batches(at.row + i, v);
+          }
+        }
+      };
+      whole.template operator()<2>();
+      whole.template operator()<1>();
+    }
     for (index_t i = 0; i < at.rows; ++i)
-      for (index_t j = 0; j < at.columns; j += w)
+      for (index_t j = done; j < at.columns; j += w)
         epilogue(at.row + i, at.column + j, V::load_unaligned(from + i * stride + j),
                  static_cast<std::size_t>(std::min(w, at.columns - j)));
   }
@@ -76,8 +109,10 @@ class results {
   const void* context_;
   void (*call_)(const void*, const gemm_range&, const Acc*, index_t);
   void (*ask_)(const void*, const gemm_range&);
-  plain_store<Acc> plain_;
-  bool far_ = false;
+  const char* plain_type_ = nullptr;
+  void* plain_ = nullptr;
+  index_t plain_row_ = 0;
+  bool plain_add_ = false, far_ = false;
 };
 
 }  // namespace mmrec::simd

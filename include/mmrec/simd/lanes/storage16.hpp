@@ -9,6 +9,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 // As in batch.hpp, for the intrinsics used here.
@@ -123,6 +124,39 @@ template <class V>
 MMREC_INLINE raw_t<V> join_pairs(const V& even, const V& odd) {
   return std::bit_cast<raw_t<V>>(rounded_to_bfloat16<V>(raw(even)) >> 16 |
                                  (rounded_to_bfloat16<V>(raw(odd)) & 0xffff0000u));
+}
+
+/// Adds pairs of products of T in registers: c + a_even b_even + a_odd b_odd, lane by lane. The
+/// architecture says so, not the compiler's flags: files that differ in it have different
+/// functions.
+template <class V, class T>
+inline constexpr bool has_dot_pairs = false;
+template <class Arch, class T>
+inline constexpr bool has_dot_pairs<batch<float, with_dot_pairs<Arch>>, T> =
+    storage_format<T> == format::bfloat16;
+
+/// The instruction rounds to nearest even, after the odd product and again after the even one, and
+/// takes denormal factors and sums (below 1.2e-38) for zero.
+template <class V>
+MMREC_INLINE V dot_pairs(const V& a, const V& b, const V& c) {
+#if defined(__AVX512BF16__)
+  return V(_mm512_dpbf16_ps(c, std::bit_cast<__m512bh>(raw(a)), std::bit_cast<__m512bh>(raw(b))));
+#else
+  static_assert(sizeof(V) == 0, "mmrec: compile for AVX512_BF16");
+#endif
+}
+
+/// W pairs of an element of `even` and one of `odd`.
+template <class V, class T>
+MMREC_INLINE V zip_pairs(const T* even, const T* odd) {
+  constexpr std::size_t n = lanes<V>;
+  vector_t<std::uint16_t, n> x, y;
+  std::memcpy(&x, even, sizeof x);
+  std::memcpy(&y, odd, sizeof y);
+  return [&]<std::size_t... I>(std::index_sequence<I...>) MMREC_LAMBDA_INLINE {
+    return from_raw<V>(
+        std::bit_cast<raw_t<V>>(__builtin_shufflevector(x, y, (I / 2 + I % 2 * n)...)));
+  }(std::make_index_sequence<2 * n>{});
 }
 
 }  // namespace mmrec::simd
