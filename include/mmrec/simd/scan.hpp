@@ -37,8 +37,9 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
   const bool empty = args.in[0].extent(1) == 0;
 
   if (!channel_last && !empty) {
-    using group = row_group<Row, Op, T, State, NI, NO, NS>;
-    share_groups<group>(threads, op, args, channels, {worth_streaming<Row>(args, 1), late});
+    using group = row_group<Row, Op, T, State, NI, NO, NS, Arch>;
+    share_groups<group>(threads, op, args, channels,
+                        {worth_streaming<V>(args, 1, lanes<Row>), late});
     return;
   }
   if constexpr (has_quads<V, T> && sizeof(V) > 16) {

@@ -53,6 +53,8 @@ namespace detail {
 
 template <class T>
 inline constexpr std::size_t quad = 16 / sizeof(T);
+template <class Rows>
+using row_element = std::remove_cvref_t<decltype(*std::declval<const Rows&>()[0])>;
 
 /// Within every 128-bit lane: the first halves of x and y interleaved, and the second halves.
 template <class R, std::size_t Q, std::size_t... I>
@@ -89,13 +91,13 @@ MMREC_INLINE void transpose_quads(raw_t<V>* r) {
   }
 }
 
-/// One register of the quads at `offset` of rows[0], rows[Stride], rows[2 Stride], ...
-template <class V, std::size_t Stride, class T>
-MMREC_INLINE raw_t<V> load_quads(T* const* rows, index_t offset) {
+/// One register of the quads at `offset` of rows[first], rows[first + Stride], ...
+template <class V, std::size_t Stride, class Rows>
+MMREC_INLINE raw_t<V> load_quads(const Rows& rows, std::size_t first, index_t offset) {
   using part = vector_t<typename V::value_type, quad<typename V::value_type>>;
   part parts[sizeof(V) / 16];
   for (std::size_t i = 0; i < sizeof(V) / 16; ++i)
-    std::memcpy(&parts[i], rows[i * Stride] + offset, 16);
+    std::memcpy(&parts[i], rows[first + i * Stride] + offset, 16);
 #if defined(__AVX512F__)
   if constexpr (sizeof(V) == 64) {
     __m512 v = _mm512_zextps128_ps512(std::bit_cast<__m128>(parts[0]));
@@ -139,27 +141,62 @@ inline constexpr bool has_quads = std::same_as<T, typename V::value_type> &&
                                   (sizeof(V) == 16 || sizeof(V) == 32 || sizeof(V) == 64);
 
 /// r[i] lane j = the i-th word of rows[j] + offset, for W rows and N words of the size of a lane.
-template <class V, class T, std::size_t N>
-MMREC_INLINE void load_words(raw_t<V> (&r)[N], const std::array<const T*, V::size>& rows,
-                             index_t offset) {
+template <class V, class Rows, std::size_t N>
+MMREC_INLINE void load_words(raw_t<V> (&r)[N], const Rows& rows, index_t offset) {
   constexpr std::size_t q = quad<typename V::value_type>;
   for (std::size_t j = 0; j < q; ++j)
     for (std::size_t i = 0; i < N; i += q)
-      r[i + j] = load_quads<V, q>(rows.data() + j, offset + static_cast<index_t>(i / q * quad<T>));
+      r[i + j] =
+          load_quads<V, q>(rows, j, offset + static_cast<index_t>(i / q * quad<row_element<Rows>>));
   for (std::size_t i = 0; i < N; i += q) transpose_quads<V>(r + i);
 }
 
+/// Two registers' lanes as the 32 bytes of a row: the first lanes of both, and the second lanes.
+template <class R>
+MMREC_INLINE void join_lanes(R& x, R& y) {
+  [&]<std::size_t... I>(std::index_sequence<I...>) MMREC_LAMBDA_INLINE {
+    using words = vector_t<std::int64_t, 4>;
+    const words a = std::bit_cast<words>(x), b = std::bit_cast<words>(y);
+    x = std::bit_cast<R>(__builtin_shufflevector(a, b, (I < 2 ? I : I + 2)...));
+    y = std::bit_cast<R>(__builtin_shufflevector(a, b, (I < 2 ? I + 2 : I + 4)...));
+  }(std::make_index_sequence<4>{});
+}
+
+/// Does exchanging the lanes of registers cost as little as storing one of them?
+#if defined(__AVX512VL__)
+inline constexpr bool joins_lanes = true;
+#else
+inline constexpr bool joins_lanes = false;
+#endif
+
 /// The way back; `r` is used up. The quads of a row are stored next to each other: the processor
-/// joins stores to one cache line.
-template <class V, class T, std::size_t N>
-MMREC_INLINE void store_words(raw_t<V> (&r)[N], const std::array<T*, V::size>& rows,
-                              index_t offset) {
-  constexpr std::size_t q = quad<typename V::value_type>;
+/// joins stores to one cache line. Or pairs of quads are, past the caches if `stream`.
+template <class V, class Rows, std::size_t N>
+MMREC_INLINE void store_words(raw_t<V> (&r)[N], const Rows& rows, index_t offset, bool stream) {
+  constexpr std::size_t q = quad<typename V::value_type>, both = 2 * q;
+  constexpr auto width = static_cast<index_t>(quad<row_element<Rows>>);
   for (std::size_t i = 0; i < N; i += q) transpose_quads<V>(r + i);
+  if constexpr (sizeof(V) == 32 && N % both == 0) {
+    if (joins_lanes || stream) {
+      for (std::size_t j = 0; j < q; ++j) {
+        for (std::size_t i = 0; i < N; i += both) join_lanes(r[i + j], r[i + j + q]);
+        for (std::size_t lane = 0; lane < 2; ++lane)
+          for (std::size_t i = 0; i < N; i += both) {
+            auto* const to = rows[lane * q + j] + offset + static_cast<index_t>(i / q) * width;
+            const raw_t<V>& v = r[i + j + lane * q];
+            stream ? stream_lanes(to, from_raw<V>(v))
+                   : static_cast<void>(std::memcpy(static_cast<void*>(to), &v, 32));
+          }
+      }
+      return;
+    }
+  }
   const auto store = [&]<std::size_t Lane>(std::size_t j) MMREC_LAMBDA_INLINE {
-    for (std::size_t i = 0; i < N; i += q)
-      store_quad<V, Lane>(rows[Lane * q + j] + offset + static_cast<index_t>(i / q * quad<T>),
-                          r[i + j]);
+    for (std::size_t i = 0; i < N; i += q) {
+      auto* const to = rows[Lane * q + j] + offset + static_cast<index_t>(i / q) * width;
+      sizeof(V) == 16 && stream ? stream_lanes(to, from_raw<V>(r[i + j]))
+                                : store_quad<V, Lane>(to, r[i + j]);
+    }
   };
   for (std::size_t j = 0; j < q; ++j) {
     store.template operator()<0>(j);
@@ -169,10 +206,10 @@ MMREC_INLINE void store_words(raw_t<V> (&r)[N], const std::array<T*, V::size>& r
 
 }  // namespace detail
 
-/// x[i] lane j = rows[j][offset + i], for W rows and a multiple of W steps.
-template <class V, class T, std::size_t N>
-MMREC_INLINE void load_transposed(std::array<V, N>& x, const std::array<const T*, V::size>& rows,
-                                  index_t offset) {
+/// x[i] lane j = rows[j][offset + i], for W rows and a multiple of W steps. rows[j] is a pointer.
+template <class V, class Rows, std::size_t N>
+MMREC_INLINE void load_transposed(std::array<V, N>& x, const Rows& rows, index_t offset) {
+  using T = detail::row_element<Rows>;
   constexpr std::size_t w = V::size;
   static_assert(N % w == 0);
   if constexpr (detail::has_quads<V, T>) {
@@ -194,45 +231,38 @@ MMREC_INLINE void load_transposed(std::array<V, N>& x, const std::array<const T*
   }
 }
 
-/// The way back. Storing a lane of a 512-bit register costs more than the shuffles do.
-template <class V, class T, std::size_t N>
-MMREC_INLINE void store_transposed(const std::array<V, N>& x, const std::array<T*, V::size>& rows,
-                                   index_t offset) {
+/// The way back; past the caches if `stream`, where the rows are aligned to registers. Storing a
+/// lane of a 512-bit register costs more than the shuffles do.
+template <class V, class Rows, std::size_t N>
+MMREC_INLINE void store_transposed(const std::array<V, N>& x, const Rows& rows, index_t offset,
+                                   bool stream = false) {
+  using T = detail::row_element<Rows>;
   constexpr std::size_t w = V::size;
   static_assert(N % w == 0);
   if constexpr (detail::has_quads<V, T> && sizeof(V) < 64) {
     raw_t<V> r[N];
     for (std::size_t i = 0; i < N; ++i) r[i] = raw(x[i]);
-    detail::store_words<V>(r, rows, offset);
+    detail::store_words<V>(r, rows, offset, stream);
   } else if constexpr (has_pairs<V, T> && N % 8 == 0 && sizeof(V) < 64) {
     raw_t<V> r[N / 2];
     for (std::size_t i = 0; i < N; i += 2) r[i / 2] = join_pairs(x[i], x[i + 1]);
-    detail::store_words<V>(r, rows, offset);
+    detail::store_words<V>(r, rows, offset, false);
   } else {
     for (std::size_t from = 0; from < N; from += w) {
       std::array<V, w> block;
       for (std::size_t i = 0; i < w; ++i) block[i] = x[from + i];
       transpose(block);
-      for (std::size_t j = 0; j < w; ++j)
-        store_lanes(rows[j] + offset + static_cast<index_t>(from), block[j]);
+      for (std::size_t j = 0; j < w; ++j) {
+        T* const to = rows[j] + offset + static_cast<index_t>(from);
+        if constexpr (std::same_as<T, typename V::value_type>)
+          if (stream) {
+            stream_lanes(to, block[j]);
+            continue;
+          }
+        store_lanes(to, block[j]);
+      }
     }
   }
-}
-
-/// The same past the caches, in whole registers, row by row: a line leaves when it is complete.
-template <class V, class T, std::size_t N>
-MMREC_INLINE void stream_transposed(const std::array<V, N>& x, const std::array<T*, V::size>& rows,
-                                    index_t offset) {
-  constexpr std::size_t w = V::size;
-  static_assert(N % w == 0);
-  std::array<V, w> blocks[N / w];
-  for (std::size_t b = 0; b < N / w; ++b) {
-    for (std::size_t i = 0; i < w; ++i) blocks[b][i] = x[b * w + i];
-    transpose(blocks[b]);
-  }
-  for (std::size_t j = 0; j < w; ++j)
-    for (std::size_t b = 0; b < N / w; ++b)
-      stream_lanes(rows[j] + offset + static_cast<index_t>(b * w), blocks[b][j]);
 }
 
 }  // namespace mmrec::simd

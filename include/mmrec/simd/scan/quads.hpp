@@ -162,7 +162,7 @@ class quad_group {
  private:
   template <class P>
   static MMREC_INLINE V load(const std::array<P, w>& quads, index_t offset) {
-    return from_raw<V>(load_quads<V, 1>(quads.data(), offset));
+    return from_raw<V>(load_quads<V, 1>(quads, 0, offset));
   }
 
   /// f(quad in the register, sequence, first channel)

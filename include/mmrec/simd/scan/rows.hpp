@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sweep of any layout: a row is one channel of one sequence, a lane is a row, and a group has eight
-// rows or one register of them. A tile is a cache line of steps: a stream with unit stride on time
-// is read in lines, transposed in registers, and written back in lines. More rows at a time would
-// hide more of the steps' latency but cost more than that in the caches: rows whose strides are a
-// power of two share a set of them, and a line that is left half used is fetched twice. Any other
-// stream is gathered. Registers have 256 bits at most where a step is cheap: their shuffles have
-// two ports, and a half of one is stored without any.
+// rows or one register of them. A tile is a cache line of steps: streams with unit stride on time,
+// whose rows are the same distance apart, are read in lines, transposed in registers, and written
+// back in lines. More rows at a time would hide more of the steps' latency but cost more than that
+// in the caches: rows whose strides are a power of two share a set of them, and a line that is left
+// half used is fetched twice. Any other stream is gathered. Registers have 256 bits at most where a
+// step is cheap: a row's quads are put together and taken apart for less than in longer ones.
 #pragma once
 
+#include <mmrec/simd/scan/even_rows.hpp>
 #include <mmrec/simd/scan/streams.hpp>
-
-#include <numeric>
 
 namespace mmrec::simd::detail {
 
@@ -25,9 +24,11 @@ struct row_batch<Op, State, Arch> {
   using type = batch<State, xsimd::fma3<xsimd::avx2>>;
 };
 
-/// Some rows, one per lane of one or more registers, and where they are. Spare lanes repeat the
-/// last live row and so write what it writes.
-template <class V, class Op, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
+/// Some rows, one per lane of one or more registers, and where they are. Spare lanes repeat live
+/// rows and so write what those write. Arch is the file's, so that files compiled for different
+/// instructions have different functions even where V is the same.
+template <class V, class Op, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS,
+          class Arch = typename V::arch_type>
 class row_group {
  public:
   using arguments = sweep_args<T, State, NI, NO, NS>;
@@ -46,23 +47,10 @@ class row_group {
   void begin(const Op& op, const arguments& args, index_t first, index_t live) {
     const index_t channels = args.channels();
     first_ = first, live_ = live;
-    index_t s = first / channels, channel = first % channels;
+    const index_t s = first / channels, channel = first % channels;
     length_ = args.sequence(s).length;
     at_ = position(args, args.sequence(s), channel);
-    auto at = at_;
-    for (std::size_t j = 0; j < w; ++j) {
-      for (std::size_t k = 0; k < NI; ++k) in_[k][j / lanes<V>][j % lanes<V>] = at.in[k];
-      for (std::size_t k = 0; k < NO; ++k) out_[k][j / lanes<V>][j % lanes<V>] = at.out[k];
-      if (static_cast<index_t>(j) + 1 >= live) continue;
-      if (++channel == channels) {
-        channel = 0;
-        at = position(args, args.sequence(++s), 0);
-      } else {
-        for (std::size_t k = 0; k < NI; ++k) at.in[k] += at.in_channel[k];
-        for (std::size_t k = 0; k < NO; ++k)
-          if (at.out[k]) at.out[k] += at.out_channel[k];
-      }
-    }
+    located_ = false;
     const auto state = states(args, args.carry_in, op.identity());
     for (std::size_t p = 0; p < parts; ++p) carry_[p] = op.load(state[p]);
     unroll<NS>([&](auto e) { edge_[e] = states(args, args.edge[e], args.edge_default[e]); });
@@ -70,10 +58,20 @@ class row_group {
     for (std::size_t k = 0; k < NI; ++k) walk_ = at_.in_step[k] == walk_ ? walk_ : 0;
     for (std::size_t k = 0; k < NO; ++k)
       if (at_.out[k] && (at_.out_step[k] != walk_ || at_.accumulate[k])) walk_ = 0;
+    // Is it as far from one sequence's last row to the next one's first?
+    apart_ = args.in[0].stride(channels == 1 ? 0 : 2);
+    const index_t next = channels > 1 && channel + live > channels ? channels * apart_ : 0;
+    const auto check = [&](const auto& v) {
+      if (v.stride(channels == 1 ? 0 : 2) != apart_ || (next != 0 && v.stride(0) != next))
+        walk_ = 0;
+    };
+    for (const auto& v : args.in) check(v);
+    for (const auto& v : args.out)
+      if (v.out) check(v.out);
     // Do these rows' lines push one another out of the first level? Lines a way apart share a set.
     constexpr auto way = index_t{4096 / sizeof(T)};
-    const index_t apart = std::gcd(at_.in_channel[0], way);
-    crowded_ = static_cast<index_t>((NI + NO) * w) * apart > way * first_level_ways();
+    const index_t shared = (apart_ | way) & -(apart_ | way);
+    crowded_ = static_cast<index_t>((NI + NO) * w) * shared > way * first_level_ways();
   }
 
   /// Steps [t, t + n) in walking order.
@@ -85,7 +83,7 @@ class row_group {
       if constexpr (!scan_ops::costly<Op>) {
         constexpr int direction = Op::backwards ? -1 : 1;
         const bool whole_lines = how.stream || crowded_;
-        steps -= steps % (whole_lines ? index_t{line} : index_t{held});
+        steps &= -(whole_lines ? index_t{line} : index_t{held});
         if (walk_ == direction && steps > 0) {
           if constexpr (held == line)
             tiles<direction, line>(op, t, steps, how);
@@ -97,19 +95,14 @@ class row_group {
         }
       }
       steps = std::min(index_t{line}, end - t);
+      if (!located_) locate(args);
       any_steps(op, args.reverse, edge, t, steps, how);
       t += steps;
     }
   }
 
   void end(const Op& op, const arguments& args) {
-    if (!args.carry_out.out) return;
-    alignas(64) State state[w];
-    for (std::size_t p = 0; p < parts; ++p)
-      op.store(carry_[p]).store_unaligned(state + p * lanes<V>);
-    const index_t channels = args.channels();
-    for (index_t j = 0; j < live_; ++j)
-      write_state(state + j, args.carry_out, (first_ + j) / channels, (first_ + j) % channels, 1);
+    if (args.carry_out.out) give_states(op, args);
   }
 
  private:
@@ -123,42 +116,93 @@ class row_group {
     return stride < 0 ? lanes<V> - 1 - j : j;
   }
 
+  lane_rows<w> row() const { return {live_}; }
+
+  /// Where the rows are, wherever they are.
+  __attribute__((noinline)) void locate(const arguments& args) {
+    located_ = true;
+    const index_t channels = args.channels(), first = first_ % channels;
+    for (std::size_t j = 0; j < w; ++j) {
+      index_t s = 0, channel = first + row()(j);
+      for (; channel >= channels; channel -= channels) ++s;
+      const auto from_first = [&](const auto& v) {
+        return s * v.stride(0) + (channel - first) * v.stride(2);
+      };
+      for (std::size_t k = 0; k < NI; ++k)
+        in_[k][j / lanes<V>][j % lanes<V>] = at_.in[k] + from_first(args.in[k]);
+      for (std::size_t k = 0; k < NO; ++k)
+        out_[k][j / lanes<V>][j % lanes<V>] =
+            at_.out[k] ? at_.out[k] + from_first(args.out[k].out) : nullptr;
+    }
+  }
+
   step states(const arguments& args, const view<const State, 2>& from, double otherwise) const {
+    if (from) return given_states(args, from);
     step result;
     result.fill(V(static_cast<State>(otherwise)));
-    if (!from) return result;
+    return result;
+  }
+  __attribute__((noinline)) step given_states(const arguments& args,
+                                              const view<const State, 2>& from) const {
+    step result;
     alignas(64) State buffer[w];
     const index_t channels = args.channels();
-    for (std::size_t j = 0; j < w; ++j) {
-      const index_t row = first_ + std::min(static_cast<index_t>(j), live_ - 1);
-      buffer[j] = from(row / channels, row % channels);
-    }
+    for (std::size_t j = 0; j < w; ++j)
+      buffer[j] = from((first_ + row()(j)) / channels, (first_ + row()(j)) % channels);
     for (std::size_t p = 0; p < parts; ++p) result[p] = V::load_unaligned(buffer + p * lanes<V>);
     return result;
   }
 
-  /// Tiles in registers: every stream walks in Direction and is overwritten.
+  __attribute__((noinline)) void give_states(const Op& op, const arguments& args) const {
+    alignas(64) State state[w];
+    for (std::size_t p = 0; p < parts; ++p)
+      op.store(carry_[p]).store_unaligned(state + p * lanes<V>);
+    State of_row[w];
+    for (std::size_t j = 0; j < w; ++j) of_row[row()(j)] = state[j];
+    const index_t channels = args.channels();
+    for (index_t i = 0; i < live_; ++i)
+      write_state(of_row + i, args.carry_out, (first_ + i) / channels, (first_ + i) % channels, 1);
+  }
+
+  /// The rows of all parts; the first one is at p.
+  template <class P>
+  MMREC_INLINE std::array<even_rows<P, lanes<V>>, parts> rows_from(P* p) const {
+    const lane_rows<w> lane = row();
+    std::array<even_rows<P, lanes<V>>, parts> rows;
+    for (std::size_t i = 0; i < parts; ++i) rows[i] = {p, apart_, lane, i * lanes<V>};
+    return rows;
+  }
+
+  /// Tiles in registers: every stream walks in Direction and is overwritten, and rows are the same
+  /// distance apart.
   template <int Direction, std::size_t Held>
   void tiles(const Op& op, index_t t, index_t steps, const storing& how) {
     constexpr index_t back = Direction < 0 ? Held - 1 : 0;
     auto carry = carry_;
-    for (const index_t end = t + steps; t < end; t += Held) {
-      const index_t at = Direction * t - back;
-      std::array<V, Held> x[NI][parts];
-      for (std::size_t k = 0; k < NI; ++k)
-        for (std::size_t p = 0; p < parts; ++p) load_transposed(x[k][p], in_[k][p], at);
-      std::array<V, Held> y[NO][parts];
+    std::array<std::array<even_rows<const T, lanes<V>>, parts>, NI> in;
+    std::array<std::array<even_rows<T, lanes<V>>, parts>, NO> out{};
+    for (std::size_t k = 0; k < NI; ++k) in[k] = rows_from(at_.in[k] + Direction * t - back);
+    for (std::size_t k = 0; k < NO; ++k)
+      if (!Op::optional_outputs || at_.out[k])
+        out[k] = rows_from(at_.out[k] + Direction * t - back);
+    // Unrolled, or the registers would be arrays in memory.
+    for (; steps > 0; steps -= Held) {
+      std::array<V, Held> x[NI][parts], y[NO][parts];
+      unroll<NI * parts>([&](auto i) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t k = i / parts, p = i % parts;
+        load_transposed(x[k][p], in[k][p], 0);
+        in[k][p].template move<Direction* static_cast<index_t>(Held)>();
+      });
       // choose(the results of a step, the state before it)
       const auto walk = [&](const auto& choose) MMREC_LAMBDA_INLINE {
-        unroll<Held>([&](std::size_t number) MMREC_LAMBDA_INLINE {
-          const std::size_t i = Direction < 0 ? Held - 1 - number : number;
-          for (std::size_t p = 0; p < parts; ++p) {
-            std::array<V, NI> now;
-            for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][p][i];
-            const auto before = carry[p];
-            const auto result = choose(op.step(carry[p], now), before);
-            for (std::size_t k = 0; k < NO; ++k) y[k][p][i] = result[k];
-          }
+        unroll<Held * parts>([&](auto i) MMREC_LAMBDA_INLINE {
+          constexpr std::size_t p = i % parts;
+          constexpr std::size_t at = Direction < 0 ? Held - 1 - i / parts : i / parts;
+          std::array<V, NI> now;
+          for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][p][at];
+          const auto before = carry[p];
+          const auto result = choose(op.step(carry[p], now), before);
+          for (std::size_t k = 0; k < NO; ++k) y[k][p][at] = result[k];
         });
       };
       const auto in_time = [](const auto& result, const auto&)
@@ -166,26 +210,26 @@ class row_group {
       if constexpr (has_late<Op>) {
         const auto late = [&](const auto&, const auto& before)
                               MMREC_LAMBDA_INLINE { return op.value(before); };
-        how.late ? walk(late) : walk(in_time);
+        if (how.late) [[unlikely]]
+          walk(late);
+        else
+          walk(in_time);
       } else {
         walk(in_time);
       }
-      for (std::size_t k = 0; k < NO; ++k) {
-        if (Op::optional_outputs && !at_.out[k]) continue;
-        for (std::size_t p = 0; p < parts; ++p) {
-          if (Held == line && how.stream)
-            stream_transposed(y[k][p], out_[k][p], at);
-          else
-            store_transposed(y[k][p], out_[k][p], at);
-        }
-      }
+      unroll<NO * parts>([&](auto i) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t k = i / parts, p = i % parts;
+        if (Op::optional_outputs && !at_.out[k]) return;
+        store_transposed(y[k][p], out[k][p], 0, Held == line && how.stream);
+        out[k][p].template move<Direction* static_cast<index_t>(Held)>();
+      });
     }
     carry_ = carry;
   }
 
   /// Any n steps, through a buffer in L1.
-  void any_steps(const Op& op, bool reverse, index_t edge, index_t t, index_t n,
-                 const storing& how) {
+  __attribute__((noinline)) void any_steps(const Op& op, bool reverse, index_t edge, index_t t,
+                                           index_t n, const storing& how) {
     std::array<std::array<step, line>, NI> x;
     for (std::size_t k = 0; k < NI; ++k) {
       const bool at_edge = k + NS >= NI && edge >= 0 && edge < n;
@@ -271,17 +315,13 @@ class row_group {
         std::array<V, lanes<V>> block;
         for (std::size_t j = 0; j < lanes<V>; ++j)
           block[j] = from[static_cast<std::size_t>(i) + in_walk(stride, j)][p];
-        const index_t to = at + i * stride - (stride < 0 ? whole - 1 : 0);
-        if (stream)
-          stream_transposed(block, out_[k][p], to);
-        else
-          store_transposed(block, out_[k][p], to);
+        store_transposed(block, out_[k][p], at + i * stride - (stride < 0 ? whole - 1 : 0), stream);
       }
     alignas(64) State buffer[w];
     for (; i < n; ++i) {
       for (std::size_t p = 0; p < parts; ++p)
         from[static_cast<std::size_t>(i)][p].store_unaligned(buffer + p * lanes<V>);
-      for (std::size_t j = 0; j < static_cast<std::size_t>(live_); ++j)
+      for (std::size_t j = 0; j < w; ++j)
         store_element(out_[k][j / lanes<V>][j % lanes<V>] + at + i * stride, buffer[j]);
     }
   }
@@ -291,9 +331,11 @@ class row_group {
   std::array<pointers<T*>, NO> out_;
   std::array<std::array<V, Op::carries>, parts> carry_;
   std::array<step, NS> edge_;
-  index_t first_, live_, length_;
-  bool crowded_;
-  index_t walk_;  // the direction of all streams that are contiguous in time and overwritten, or 0
+  index_t first_, live_, length_, apart_;
+  bool crowded_, located_;
+  /// The direction in which all streams are contiguous in time, where they are overwritten and rows
+  /// lie the same distance apart; or 0.
+  index_t walk_;
 };
 
 }  // namespace mmrec::simd::detail

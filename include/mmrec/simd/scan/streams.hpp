@@ -79,10 +79,12 @@ MMREC_INLINE cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& 
 }
 
 /// Do results pass the caches by? When the arrays do not fit there, a store that first reads its
-/// line costs a third access; it needs whole aligned registers along `unit`, the axis of unit
-/// stride.
+/// line costs a third access; it needs whole aligned registers of `width` elements along
+/// `unit`, the axis of unit stride. V tells files compiled for different instructions apart.
 template <class V, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
-bool worth_streaming(const sweep_args<T, State, NI, NO, NS>& args, std::size_t unit) {
+bool worth_streaming(const sweep_args<T, State, NI, NO, NS>& args, std::size_t unit,
+                     std::size_t width) {
+  const auto w = static_cast<index_t>(width);
   const auto bytes = static_cast<std::size_t>(args.in[0].size()) * sizeof(T) * (NI + NO - NS);
   if (!std::same_as<T, State>) return false;
   if (bytes < scan_tuning::smallest_cache || bytes < last_level_cache() / 4 * 3 ||
@@ -90,11 +92,10 @@ bool worth_streaming(const sweep_args<T, State, NI, NO, NS>& args, std::size_t u
     return false;
   for (const auto& [out, accumulate] : args.out) {
     if (!out) continue;
-    bool aligned = !accumulate && out.stride(unit) == 1 &&
-                   out.extent(unit) % index_t{V::size} == 0 &&
-                   reinterpret_cast<std::uintptr_t>(out.data_handle()) % sizeof(V) == 0;
+    bool aligned = !accumulate && out.stride(unit) == 1 && out.extent(unit) % w == 0 &&
+                   reinterpret_cast<std::uintptr_t>(out.data_handle()) % (width * sizeof(T)) == 0;
     for (std::size_t axis = 0; axis < 3; ++axis)
-      aligned &= axis == unit || out.stride(axis) % index_t{V::size} == 0;
+      aligned &= axis == unit || out.stride(axis) % w == 0;
     if (!aligned) return false;
   }
   return true;
