@@ -120,8 +120,49 @@ MMREC_INLINE void split_pairs(V& even, V& odd, const raw_t<V>& pairs) {
   even = from_raw<V>(std::bit_cast<raw_t<V>>(words << 16));
   odd = from_raw<V>(std::bit_cast<raw_t<V>>(words & 0xffff0000u));
 }
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+namespace detail {
+
+/// For word i of a register of N: half i of the first N, half i of the second N.
+template <std::size_t... I>
+MMREC_INLINE auto interleaving(std::index_sequence<I...>) {
+  constexpr std::size_t n = sizeof...(I) / 2;
+  return vector_t<std::uint16_t, 2 * n>{static_cast<std::uint16_t>(I / 2 + I % 2 * n)...};
+}
+
+/// Have both registers only numbers that the processor's own conversion rounds as all others here
+/// are? It takes denormal numbers for zeros.
+MMREC_INLINE bool no_denormals(__m512 even, __m512 odd) {
+  return _kortestz_mask16_u8(_mm512_fpclass_ps_mask(even, 0x20), _mm512_fpclass_ps_mask(odd, 0x20));
+}
+MMREC_INLINE __m512i join_numbers(__m512 even, __m512 odd) {
+  const auto order = interleaving(std::make_index_sequence<32>{});
+  return _mm512_maskz_permutexvar_epi16(~__mmask32{}, std::bit_cast<__m512i>(order),
+                                        std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even)));
+}
+#if defined(__AVX512VL__)
+MMREC_INLINE bool no_denormals(__m256 even, __m256 odd) {
+  return (_mm256_fpclass_ps_mask(even, 0x20) | _mm256_fpclass_ps_mask(odd, 0x20)) == 0;
+}
+MMREC_INLINE __m256i join_numbers(__m256 even, __m256 odd) {
+  const auto order = interleaving(std::make_index_sequence<16>{});
+  return _mm256_permutexvar_epi16(std::bit_cast<__m256i>(order),
+                                  std::bit_cast<__m256i>(_mm256_cvtne2ps_pbh(odd, even)));
+}
+#endif
+
+}  // namespace detail
+#endif
+
 template <class V>
 MMREC_INLINE raw_t<V> join_pairs(const V& even, const V& odd) {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+  using own = typename V::register_type;
+  if constexpr (requires(own r) { detail::join_numbers(r, r); })
+    if (detail::no_denormals(static_cast<own>(even), static_cast<own>(odd))) [[likely]]
+      return std::bit_cast<raw_t<V>>(
+          detail::join_numbers(static_cast<own>(even), static_cast<own>(odd)));
+#endif
   return std::bit_cast<raw_t<V>>(rounded_to_bfloat16<V>(raw(even)) >> 16 |
                                  (rounded_to_bfloat16<V>(raw(odd)) & 0xffff0000u));
 }
