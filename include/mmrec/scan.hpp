@@ -88,15 +88,17 @@ sweep_args<T, State, sizeof...(In), 1, 0> scan_args(const char* function, const 
           .function = function};
 }
 
-/// Sees in a few comparisons that no check can fail: dense arrays, in place or apart, and no states
-/// or segments. Short scans would spend most of their time on the checks.
+/// Sees in a few comparisons that no check can fail: dense arrays of one layout, in place or apart,
+/// and no states or segments. Short scans would spend most of their time on the checks.
 template <class T, class State, std::size_t NI>
 bool surely_valid(const sweep_args<T, State, NI, 1, 0>& args) {
   const auto& y = args.out[0].out;
   const index_t batch = y.extent(0), time = y.extent(1), channels = y.extent(2);
+  const bool time_last = y.stride(2) != 1;
+  const index_t step = time_last ? 1 : channels, channel = time_last ? time : 1;
   const auto dense = [&](const auto& v) {
     return v && v.extent(0) == batch && v.extent(1) == time && v.extent(2) == channels &&
-           v.stride(2) == 1 && v.stride(1) == channels && v.stride(0) == time * channels;
+           v.stride(2) == channel && v.stride(1) == step && v.stride(0) == time * channels;
   };
   const auto absent = [](const auto& v) { return !v && v.extent(0) == 0 && v.extent(1) == 0; };
   bool sure = dense(y) && batch > 0 && time > 0 && channels > 0 && args.offsets.empty() &&

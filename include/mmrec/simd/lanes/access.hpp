@@ -17,6 +17,16 @@
 
 namespace mmrec::simd {
 
+/// 16-bit elements as lanes, and back.
+template <class V, class T>
+MMREC_INLINE V widened(const vector_t<std::uint16_t, lanes<V>>& bits) {
+  return from_raw<V>(__builtin_convertvector((widen16<V, storage_format<T>>(bits)), raw_t<V>));
+}
+template <class V, class T>
+MMREC_INLINE vector_t<std::uint16_t, lanes<V>> narrowed(const V& v) {
+  return narrow16<V, storage_format<T>>(__builtin_convertvector(raw(v), vector_t<float, lanes<V>>));
+}
+
 template <class V, class T>
 MMREC_INLINE V load_lanes(const T* p) {
   using Acc = typename V::value_type;
@@ -30,7 +40,7 @@ MMREC_INLINE V load_lanes(const T* p) {
   } else {
     vector_t<std::uint16_t, n> bits;
     std::memcpy(&bits, p, sizeof bits);
-    return from_raw<V>(__builtin_convertvector((widen16<V, storage_format<T>>(bits)), raw_t<V>));
+    return widened<V, T>(bits);
   }
 }
 
@@ -44,8 +54,7 @@ MMREC_INLINE void store_lanes(T* p, const V& v) {
     const auto narrow = __builtin_convertvector(raw(v), vector_t<T, n>);
     std::memcpy(static_cast<void*>(p), &narrow, sizeof narrow);
   } else {
-    const auto bits =
-        narrow16<V, storage_format<T>>(__builtin_convertvector(raw(v), vector_t<float, n>));
+    const auto bits = narrowed<V, T>(v);
     std::memcpy(static_cast<void*>(p), &bits, sizeof bits);
   }
 }
@@ -153,10 +162,27 @@ template <class V, class T>
 MMREC_INLINE V load_lanes_n(const T* p, std::size_t n) {
 #if defined(__AVX512F__)
   if constexpr (std::same_as<T, float> && std::same_as<typename V::value_type, float> &&
-                lanes<V> == 16)
-    return V(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p));
-  if constexpr (std::same_as<T, double> && lanes<V> == 8 && sizeof(V) == 64)
-    return V(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1u), p));
+                lanes<V> == 16) {
+    const auto live = static_cast<__mmask16>((1u << n) - 1u);
+#if defined(__AVX512VL__)
+    // Whole registers, a step of a few elements apart, would mostly lie across two lines.
+    if (n <= 4)
+      return V(_mm512_zextps128_ps512(_mm_maskz_loadu_ps(static_cast<__mmask8>(live), p)));
+#endif
+    return V(_mm512_maskz_loadu_ps(live, p));
+  }
+  if constexpr (std::same_as<T, double> && lanes<V> == 8 && sizeof(V) == 64) {
+    const auto live = static_cast<__mmask8>((1u << n) - 1u);
+#if defined(__AVX512VL__)
+    if (n <= 2) return V(_mm512_zextpd128_pd512(_mm_maskz_loadu_pd(live, p)));
+#endif
+    return V(_mm512_maskz_loadu_pd(live, p));
+  }
+#endif
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 2 && lanes<V> == 16)
+    return widened<V, T>(std::bit_cast<vector_t<std::uint16_t, 16>>(
+        _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1u), p)));
 #endif
 #if defined(__AVX2__)
   if constexpr (std::same_as<T, typename V::value_type> && sizeof(V) == 32) {
@@ -223,13 +249,25 @@ MMREC_INLINE void store_lanes_n(T* p, const V& v, std::size_t n) {
 #if defined(__AVX512F__)
   if constexpr (std::same_as<T, float> && std::same_as<typename V::value_type, float> &&
                 lanes<V> == 16) {
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), v);
-    return;
+    const auto live = static_cast<__mmask16>((1u << n) - 1u);
+#if defined(__AVX512VL__)
+    if (n <= 4)
+      return _mm_mask_storeu_ps(p, static_cast<__mmask8>(live), _mm512_castps512_ps128(v));
+#endif
+    return _mm512_mask_storeu_ps(p, live, v);
   }
   if constexpr (std::same_as<T, double> && lanes<V> == 8 && sizeof(V) == 64) {
-    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), v);
-    return;
+    const auto live = static_cast<__mmask8>((1u << n) - 1u);
+#if defined(__AVX512VL__)
+    if (n <= 2) return _mm_mask_storeu_pd(p, live, _mm512_castpd512_pd128(v));
+#endif
+    return _mm512_mask_storeu_pd(p, live, v);
   }
+#endif
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 2 && lanes<V> == 16)
+    return _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1u),
+                                    std::bit_cast<__m256i>(narrowed<V, T>(v)));
 #endif
   T buffer[lanes<V>];
   store_lanes(buffer, v);
