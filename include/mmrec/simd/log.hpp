@@ -106,7 +106,7 @@ MMREC_INLINE V log(const V& v) {
 template <class V>
 MMREC_INLINE V log_from_one(const V& v) {
   if constexpr (sizeof(V) == 64) {
-    return log(v);
+    return detail::log(v);  // not xsimd's
   } else {
     using T = typename V::value_type;
     using field = bit_fields<V>;
