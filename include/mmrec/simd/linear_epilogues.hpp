@@ -4,7 +4,7 @@
 // few words, which stay in registers, and take whole batches one or two at a time.
 #pragma once
 
-#include <mmrec/linear.hpp>
+#include <mmrec/random.hpp>
 #include <mmrec/simd/gemm/results.hpp>
 #include <mmrec/simd/gemm/words.hpp>
 #include <mmrec/simd/lanes/strided.hpp>
@@ -110,11 +110,11 @@ struct dense_epilogue {
   }
 };
 
-/// The same for all that linear can do.
-template <class Activation, class V, class T>
+/// The same for all that linear can do; Options is linear_options<T>.
+template <class Activation, class V, class T, class Options>
 struct linear_epilogue {
   view<T, 2> y;
-  linear_options<T> options;
+  Options options;
   MMREC_INLINE void ask_for(index_t i, index_t j) const {
     __builtin_prefetch(&y(i, j), 1);
     if (options.preactivation) __builtin_prefetch(&options.preactivation(i, j), 1);
@@ -131,15 +131,15 @@ struct linear_epilogue {
 };
 
 /// Calls f with where the results of linear go.
-template <class Activation, class V, class T, class F>
-void with_epilogue(const view<T, 2>& y, const linear_options<T>& options, const F& f) {
+template <class Activation, class V, class T, class Options, class F>
+void with_epilogue(const view<T, 2>& y, const Options& options, const F& f) {
   const auto& u = options.preactivation;
   const bool dense = y.stride(1) == 1 && (!u || u.stride(1) == 1) && !options.dropout.active() &&
                      (!options.bias || options.bias.stride(0) == 1);
   const dense_epilogue<Activation, V, T> plain{y.data_handle(), y.stride(0),
                                                options.bias ? options.bias.data_handle() : nullptr,
                                                u ? u.data_handle() : nullptr, u ? u.stride(0) : 0};
-  const linear_epilogue<Activation, V, T> any{y, options};
+  const linear_epilogue<Activation, V, T, Options> any{y, options};
   f(dense ? results<V>(plain) : results<V>(any));
 }
 
