@@ -4,6 +4,7 @@
 // need.
 #include <mmrec/scan.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <type_traits>
@@ -175,7 +176,7 @@ TEMPLATE_LIST_TEST_CASE("scan: stores past the caches change no bit", "[componen
     using V = simd::batch<T, TestType>;
     constexpr auto w = static_cast<index_t>(simd::lanes<V>);
     // Whole registers along both axes, and along time whole lines and some registers more.
-    const index_t batch = 2, time = 56, channels = 13 * w;
+    const index_t batch = 2, time = 48 + std::max<index_t>(8, w), channels = 13 * w;
     const auto p =
         random_problem<T>(scan_op::cumprod, {batch, time, channels}, false, true, {}, 373);
     std::vector<T> initial = rounded<T>(p.initial), final(initial.size()),
