@@ -179,7 +179,8 @@ inline constexpr bool has_dot_pairs<batch<float, with_dot_pairs<Arch>>, T> =
 /// The instruction rounds to nearest even, after the odd product and again after the even one, and
 /// takes denormal factors and sums (below 1.2e-38) for zero.
 template <class V>
-MMREC_INLINE V dot_pairs(const V& a, const V& b, const V& c) {
+MMREC_INLINE V dot_pairs([[maybe_unused]] const V& a, [[maybe_unused]] const V& b,
+                         [[maybe_unused]] const V& c) {
 #if defined(__AVX512BF16__)
   return V(_mm512_dpbf16_ps(c, std::bit_cast<__m512bh>(raw(a)), std::bit_cast<__m512bh>(raw(b))));
 #else
