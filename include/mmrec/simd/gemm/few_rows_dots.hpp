@@ -5,7 +5,8 @@
 // repeats so many of its elements meets it in one multiply-add, so W is read once, from front to
 // back, and no lane is idle where the rows are a power of two. A register of x serves eight columns,
 // or fewer where the rows need several registers. What is stored narrow is widened by whole
-// registers, each of which meets every row; bfloat16 by pairs, with x in the same order.
+// registers, each of which meets every row; bfloat16 by pairs, with x in the same order, and not
+// at all where pairs are multiplied as they lie (words.hpp).
 // Budget: an element of W takes rows / lanes multiply-adds and, but for an eighth, as many loads.
 // With AVX2 and float, up to two rows keep pace with the second-level cache (16 bytes of W to a
 // load, 32 to a cycle), four rows read 16 and eight rows 8 bytes a cycle: what comes from memory.
@@ -15,17 +16,19 @@
 
 namespace mmrec::simd {
 
-/// How Rows rows lie in registers beside columns of T: `steps` steps of every row, or, in `parts`
-/// registers, of some rows each.
-template <class V, std::size_t Rows, class T>
+/// How Rows rows of E lie in registers beside columns of T: `steps` steps of every row, or, in
+/// `parts` registers, of some rows each. E is the arithmetic type, or T where pairs are multiplied as
+/// they lie.
+template <class V, std::size_t Rows, class T, class E>
 struct dot_shape {
   static constexpr bool narrow = !std::same_as<T, typename V::value_type>;
+  static constexpr auto word = static_cast<std::size_t>(steps_in_word<V, E>);
   /// Registers that a load of a column becomes: the even and the odd ones of pairs are two.
-  static constexpr std::size_t halves = has_pairs<V, T> ? 2 : 1;
+  static constexpr std::size_t halves = has_pairs<V, T> && word == 1 ? 2 : 1;
   static constexpr std::size_t steps =
-      narrow ? halves * lanes<V> : std::max<std::size_t>(1, lanes<V> / Rows);
-  static constexpr std::size_t parts = Rows * steps / halves / lanes<V>;
-  static constexpr std::size_t run = steps / halves;  // lanes that are one sum
+      narrow ? halves * word * lanes<V> : std::max<std::size_t>(1, lanes<V> / Rows);
+  static constexpr std::size_t run = steps / halves / word;  // lanes that are one sum
+  static constexpr std::size_t parts = Rows * run / lanes<V>;
   /// Parts that meet a piece of a column before the others do: with more, each load of x would
   /// serve one column.
   static constexpr std::size_t at_once = std::min<std::size_t>(parts, 4);
@@ -38,9 +41,8 @@ struct dot_shape {
   static constexpr auto unit = static_cast<index_t>(Rows * steps);
 };
 /// The same for an operand B.
-template <class V, std::size_t Rows, class B>
-using dot_shape_of =
-    dot_shape<V, Rows, std::remove_cvref_t<decltype(*std::declval<const B&>().at(0, 0))>>;
+template <class V, std::size_t Rows, class B, class E>
+using dot_shape_of = dot_shape<V, Rows, element_in<B>, E>;
 
 namespace detail {
 
@@ -61,29 +63,32 @@ MMREC_INLINE void sum_runs(V* r) {
 }
 
 /// Units of A one after the other, with zeros for what does not exist.
-template <class V, class Shape, class A>
-void pack_units(const A& a, typename V::value_type* to) {
-  using Acc = typename V::value_type;
-  constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(Shape::steps),
-                 unit = Shape::unit;
+template <class V, class Shape, class A, class E>
+void pack_units(const A& a, E* to) {
+  constexpr auto w = static_cast<index_t>(Shape::word * lanes<V>),
+                 steps = static_cast<index_t>(Shape::steps), unit = Shape::unit;
   const index_t depth = a.extent(1), units = (depth + steps - 1) / steps;
-  if (a.extent(0) * steps < unit || depth % steps != 0) std::fill_n(to, units * unit, Acc(0));
+  if (a.extent(0) * steps < unit || depth % steps != 0)
+    std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(units * unit) * sizeof(E));
   for (index_t i = 0; i < a.extent(0); ++i, to += steps) {
     index_t k = 0;
     if (steps >= w && a.stride(1) == 1)
       for (; k + steps <= depth; k += steps) {
         std::array<V, Shape::halves> x;
         unroll<Shape::halves>([&](auto h) MMREC_LAMBDA_INLINE {
-          x[h] = a.template load_row<V>(i, k + static_cast<index_t>(h()) * w);
+          x[h] = words_along<V, E>(a, i, k + static_cast<index_t>(h()) * w);
         });
         if constexpr (Shape::halves == 2) unzip(x[0], x[1]);
         unroll<Shape::halves>([&](auto h) MMREC_LAMBDA_INLINE {
-          x[h].store_unaligned(to + k / steps * unit + static_cast<index_t>(h()) * w);
+          simd::store_words(to + k / steps * unit + static_cast<index_t>(h()) * w, x[h]);
         });
       }
     for (; k < depth; ++k) {
       const index_t s = k % steps, at = Shape::halves == 2 ? s / 2 + s % 2 * w : s;
-      to[k / steps * unit + at] = a.template get<Acc>(i, k);
+      if constexpr (Shape::word == 1)
+        to[k / steps * unit + at] = a.template get<E>(i, k);
+      else
+        to[k / steps * unit + at] = *a.at(i, k);
     }
   }
 }
@@ -92,18 +97,21 @@ void pack_units(const A& a, typename V::value_type* to) {
 
 /// Dot products of all rows of x, in units, with every apart-th column of b from `first` on, no
 /// further than column `last`. Element (i, j) goes to to[i * row + j * apart].
-template <class V, std::size_t Rows, class B>
-void dot_products(const typename V::value_type* x, const B& b, index_t first, index_t apart,
-                  index_t last, typename V::value_type* to, index_t row) {
+template <class V, std::size_t Rows, class B, class E>
+void dot_products(const E* x, const B& b, index_t first, index_t apart, index_t last,
+                  typename V::value_type* to, index_t row) {
   using Acc = typename V::value_type;
-  using shape = dot_shape_of<V, Rows, B>;
+  using shape = dot_shape_of<V, Rows, B, E>;
   constexpr std::size_t parts = shape::parts, at_once = shape::at_once, together = shape::together,
                         halves = shape::halves;
   using loaded = std::array<V, shape::halves>;
-  constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(shape::steps);
+  constexpr auto w = static_cast<index_t>(shape::word * lanes<V>),
+                 steps = static_cast<index_t>(shape::steps);
   const auto whole = [](const auto* p) MMREC_LAMBDA_INLINE {
     loaded y;
-    if constexpr (halves == 2)
+    if constexpr (shape::word == 2)
+      y[0] = load_words<V>(p);
+    else if constexpr (halves == 2)
       load_pairs(y[0], y[1], p);
     else if constexpr (shape::steps == lanes<V>)
       y[0] = load_lanes<V>(p);
@@ -121,7 +129,7 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
   };
   const index_t depth = b.extent(0);
   // A piece of x that several groups of columns meet stays in the first-level cache.
-  constexpr index_t kept = kept_bytes / (shape::unit * static_cast<index_t>(sizeof(Acc))) * steps;
+  constexpr index_t kept = kept_bytes / (shape::unit * static_cast<index_t>(sizeof(E))) * steps;
   const index_t piece = shape::columns > together ? kept : depth,
                 ahead = static_cast<index_t>(together) * apart * b.stride(1);
   std::array<std::array<V, shape::columns>, parts> sums;
@@ -136,11 +144,11 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
     unroll<at_once * together>([&](auto i) MMREC_LAMBDA_INLINE {
       total[i] = sums[part + i / together][group + i % together];
     });
-    const Acc* now = x + begin / steps * shape::unit + static_cast<index_t>(part * halves) * w;
+    const E* now = x + begin / steps * shape::unit + static_cast<index_t>(part * halves) * w;
     const auto step = [&](index_t k, const auto& load) MMREC_LAMBDA_INLINE {
       // In registers, as in the microkernel: of the rows and the columns those that are fewer.
       const auto row_part = [&](std::size_t p) MMREC_LAMBDA_INLINE {
-        return rounded(V::load_unaligned(now + static_cast<index_t>(p) * w));
+        return rounded(load_words<V>(now + static_cast<index_t>(p) * w));
       };
       if constexpr (at_once <= together) {
         std::array<V, at_once * halves> xs;
@@ -149,7 +157,7 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
           const auto y = load(from[c] + k);
           unroll<xs.size()>([&](auto i) MMREC_LAMBDA_INLINE {
             V& t = total[i / halves * together + c];
-            t = fma(xs[i], y[i % halves], t);
+            t = multiply_words<V, E>(xs[i], y[i % halves], t);
           });
         });
       } else {
@@ -162,7 +170,7 @@ void dot_products(const typename V::value_type* x, const B& b, index_t first, in
           const V xp = row_part(i());
           unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
             V& t = total[i / halves * together + c];
-            t = fma(xp, ys[c][i % halves], t);
+            t = multiply_words<V, E>(xp, ys[c][i % halves], t);
           });
         });
       }
@@ -206,11 +214,12 @@ template <class V, std::size_t Rows, class A, class B>
 void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                       const results<V>& finish) {
   using Acc = typename V::value_type;
-  using shape = dot_shape_of<V, Rows, B>;
+  using E = factor_t<V, A, B>;
+  using shape = dot_shape_of<V, Rows, B, E>;
   constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(shape::steps),
                  batch = static_cast<index_t>(shape::columns);
   const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1);
-  const scratch<Acc> x(memory, static_cast<std::size_t>((depth + steps - 1) / steps * shape::unit));
+  const scratch<E> x(memory, static_cast<std::size_t>((depth + steps - 1) / steps * shape::unit));
   detail::pack_units<V, shape>(a, x.data());
   threads = depth * columns < serial_matrix ? 1 : thread_count(threads);
   // Several batches to a rectangle of results, if that leaves tasks for the threads. An odd number:
