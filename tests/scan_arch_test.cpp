@@ -198,7 +198,8 @@ TEMPLATE_LIST_TEST_CASE("scan: stores past the caches change no bit", "[componen
         for (index_t s = 0; s < batch; ++s)
           simd::detail::sweep_channels<V>(op, args, s, 0, channels, {.stream = true});
       } else {
-        using group = simd::detail::row_group<V, std::remove_const_t<decltype(op)>, T, T, 1, 1, 0>;
+        using group =
+            simd::detail::row_group<V, std::remove_const_t<decltype(op)>, T, T, 1, 1, 0, TestType>;
         simd::detail::share_groups<group>(1, op, args, channels, {.stream = true});
       }
       simd::end_streaming();
@@ -209,4 +210,17 @@ TEMPLATE_LIST_TEST_CASE("scan: stores past the caches change no bit", "[componen
   };
   check(float{});
   check(double{});
+}
+
+TEMPLATE_LIST_TEST_CASE("scan: the gradient of the state alone, of channels that are one in memory",
+                        "[gradients][scan]", all_architectures) {
+  const index_t batch = 3, time = 37, channels = 3;
+  std::vector<float> dy(static_cast<std::size_t>(batch * time)), expected(9, -1), seen(9, -2);
+  for (std::size_t i = 0; i < dy.size(); ++i) dy[i] = static_cast<float>(i % 7) + 0.25f;
+  const view<const float, 3> g{dy.data(), {batch, time, channels}, {time, 1, 0}};
+  cumsum_backward(backend::reference{}, g, view<float, 3>{},
+                  {.dinitial = view<float, 2>{expected.data(), {batch, channels}}});
+  cumsum_backward(backend::simd_for<TestType>{.threads = 1}, g, view<float, 3>{},
+                  {.dinitial = view<float, 2>{seen.data(), {batch, channels}}});
+  CHECK(seen == expected);
 }

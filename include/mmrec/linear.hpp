@@ -9,12 +9,13 @@
 // template argument (activation.hpp; default identity). The dropout mask (random.hpp) is recomputed
 // from its seed, never stored. Any strides; a row-major W is the fast layout. The order of
 // summation is fixed by the shapes alone: results have the same bits for every thread count
-// (another number of rows may give others). On the GPU it also depends on layout and alignment,
-// float products may use TF32 (backend::cuda::tf32), and 16-bit ones take du rounded to the
-// element's type (cuda/linear.cuh). On a CPU with the dot product of bfloat16 (AVX512_BF16, where
-// the file is compiled for it) its products take factors and sums below 1.2e-38 for zero. Errors:
-// extents that disagree, null data, outputs that overlap inputs or each other, a rate outside [0,
-// 1).
+// (another number of rows may give others, and with up to 8 rows another layout of W or packing
+// it). On the GPU it also depends on layout and alignment, float products may use TF32
+// (backend::cuda::tf32), and 16-bit ones take du rounded to the element's type (cuda/linear.cuh).
+// On a CPU with the dot product of bfloat16 (AVX512_BF16, where the file is compiled for it)
+// products of two bfloat16 factors, here and wherever else they occur, may take factors and sums
+// below 1.2e-38 for zero. Errors: extents that disagree, null data, outputs that overlap inputs or
+// each other, a rate outside [0, 1).
 //
 //   linear_relu(backend::simd{}, x, w, bias, y);
 //   linear<activation::gelu>(backend::simd{}, x, w, y, {.bias = b, .preactivation = u});

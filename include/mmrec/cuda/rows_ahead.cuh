@@ -25,20 +25,21 @@ __device__ __forceinline__ void ask_for(void* to, const void* from, int there) {
                : "memory");
 }
 
-/// The same in pieces of 4 bytes, for what does not have all 16: compute-sanitizer takes a request
-/// for a part of its size as one for all of it.
+/// The same in pieces of 4 bytes, and a last one of 2 right away, for what does not have all 16:
+/// compute-sanitizer takes a request for a part of its size as one for all of it.
 __device__ __forceinline__ void ask_for_part(void* to, const void* from, int there) {
   auto* const words = static_cast<unsigned*>(to);
+  const auto* const source = static_cast<const unsigned*>(from);
 #pragma unroll
   for (int i = 0; i < 4; ++i)
-    if (4 * i < there)
-      asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+    if (4 * i + 4 <= there)
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
                    :
                    : "r"(static_cast<unsigned>(__cvta_generic_to_shared(words + i))),
-                     "l"(static_cast<const unsigned*>(from) + i), "r"(min(4, there - 4 * i))
+                     "l"(source + i)
                    : "memory");
     else
-      words[i] = 0;
+      words[i] = 4 * i < there ? *reinterpret_cast<const unsigned short*>(source + i) : 0u;
 }
 
 /// The words that a row of n elements lies in.

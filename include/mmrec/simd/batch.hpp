@@ -56,6 +56,12 @@ using batch = xsimd::batch<Acc, Arch>;
 template <class V>
 inline constexpr std::size_t lanes = V::size;
 
+/// Is this the architecture of with_dot_pairs?
+template <class V>
+inline constexpr bool extends_arch = false;
+template <class T, class Arch>
+inline constexpr bool extends_arch<batch<T, with_dot_pairs<Arch>>> = true;
+
 /// Registers this architecture has: how many accumulators a kernel may keep.
 template <class V>
 inline constexpr std::size_t registers = sizeof(V) == 64 ? 32 : 16;

@@ -13,9 +13,9 @@
 // y = x W^T either factor could be that one: C^T = B^T A^T is the same product with the roles
 // exchanged, and a tile of C is cheap to transpose. The cheaper way is chosen from the shapes.
 //
-// An element is one chain of multiply-adds in the order of k: the bits do not depend on blocks or
-// on threads. (With up to 8 rows lanes share a chain, how many depends on the number of
-// rows: on the shapes alone.)
+// An element is one chain of multiply-adds in the order of k (of pairs, words.hpp, the odd step
+// comes first): the bits do not depend on blocks or on threads. With up to 8 rows lanes may share a
+// chain: how many depends on the number of rows and on how B lies.
 #pragma once
 
 #include <mmrec/simd/gemm/few_rows_dots.hpp>

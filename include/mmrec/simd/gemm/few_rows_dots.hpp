@@ -7,7 +7,8 @@
 // or fewer where the rows need several registers. What is stored narrow is widened by whole
 // registers, each of which meets every row; bfloat16 by pairs, with x in the same order, and not
 // at all where pairs are multiplied as they lie (words.hpp).
-// Budget: an element of W takes rows / lanes multiply-adds and, but for an eighth, as many loads.
+// Budget: an element of W takes rows / lanes multiply-adds (a pair as many) and, but for an eighth,
+// as many loads.
 // With AVX2 and float, up to two rows keep pace with the second-level cache (16 bytes of W to a
 // load, 32 to a cycle), four rows read 16 and eight rows 8 bytes a cycle: what comes from memory.
 #pragma once

@@ -63,7 +63,7 @@ MMREC_INLINE vector_t<std::uint32_t, N> rounded_to_bfloat16(const vector_t<float
   // Half of the last place, less one where that is even.
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
   u32 rounded;
-  if constexpr (N == 16) {
+  if constexpr (N == 16 && extends_arch<V>) {  // all of these have it
     const u32 odd_and_half = (bits & 0x10000u) | 0x7fffu;
     rounded = std::bit_cast<u32>(_mm512_dpwssd_epi32(
         std::bit_cast<__m512i>(bits), std::bit_cast<__m512i>(odd_and_half), _mm512_set1_epi16(1)));
@@ -138,7 +138,7 @@ MMREC_INLINE bool no_denormals(__m512 even, __m512 odd) {
 MMREC_INLINE __m512i join_numbers(__m512 even, __m512 odd) {
   const auto order = interleaving(std::make_index_sequence<32>{});
   return _mm512_maskz_permutexvar_epi16(~__mmask32{}, std::bit_cast<__m512i>(order),
-                                        std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even)));
+                                        reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even)));
 }
 #if defined(__AVX512VL__)
 MMREC_INLINE bool no_denormals(__m256 even, __m256 odd) {
@@ -147,7 +147,7 @@ MMREC_INLINE bool no_denormals(__m256 even, __m256 odd) {
 MMREC_INLINE __m256i join_numbers(__m256 even, __m256 odd) {
   const auto order = interleaving(std::make_index_sequence<16>{});
   return _mm256_permutexvar_epi16(std::bit_cast<__m256i>(order),
-                                  std::bit_cast<__m256i>(_mm256_cvtne2ps_pbh(odd, even)));
+                                  reinterpret_cast<__m256i>(_mm256_cvtne2ps_pbh(odd, even)));
 }
 #endif
 
@@ -171,9 +171,8 @@ MMREC_INLINE raw_t<V> join_pairs(const V& even, const V& odd) {
 /// architecture says so, not the compiler's flags: files that differ in it have different
 /// functions.
 template <class V, class T>
-inline constexpr bool has_dot_pairs = false;
-template <class Arch, class T>
-inline constexpr bool has_dot_pairs<batch<float, with_dot_pairs<Arch>>, T> =
+inline constexpr bool has_dot_pairs =
+    extends_arch<V> && std::same_as<typename V::value_type, float> &&
     storage_format<T> == format::bfloat16;
 
 /// The instruction rounds to nearest even, after the odd product and again after the even one, and
@@ -182,7 +181,9 @@ template <class V>
 MMREC_INLINE V dot_pairs([[maybe_unused]] const V& a, [[maybe_unused]] const V& b,
                          [[maybe_unused]] const V& c) {
 #if defined(__AVX512BF16__)
-  return V(_mm512_dpbf16_ps(c, std::bit_cast<__m512bh>(raw(a)), std::bit_cast<__m512bh>(raw(b))));
+  // Not std::bit_cast: clang 19 without optimisation passes vectors of bfloat16 wrongly.
+  return V(
+      _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(raw(a)), reinterpret_cast<__m512bh>(raw(b))));
 #else
   static_assert(sizeof(V) == 0, "mmrec: compile for AVX512_BF16");
 #endif

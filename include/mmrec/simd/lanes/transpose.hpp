@@ -154,19 +154,17 @@ MMREC_INLINE void load_words(raw_t<V> (&r)[N], const Rows& rows, index_t offset)
 /// Two registers' lanes as the 32 bytes of a row: the first lanes of both, and the second lanes.
 template <class R>
 MMREC_INLINE void join_lanes(R& x, R& y) {
-  [&]<std::size_t... I>(std::index_sequence<I...>) MMREC_LAMBDA_INLINE {
-    using words = vector_t<std::int64_t, 4>;
-    const words a = std::bit_cast<words>(x), b = std::bit_cast<words>(y);
-    x = std::bit_cast<R>(__builtin_shufflevector(a, b, (I < 2 ? I : I + 2)...));
-    y = std::bit_cast<R>(__builtin_shufflevector(a, b, (I < 2 ? I + 2 : I + 4)...));
-  }(std::make_index_sequence<4>{});
+  using words = vector_t<std::int64_t, 4>;
+  const words a = std::bit_cast<words>(x), b = std::bit_cast<words>(y);
+  x = std::bit_cast<R>(__builtin_shufflevector(a, b, 0, 1, 4, 5));
+  y = std::bit_cast<R>(__builtin_shufflevector(a, b, 2, 3, 6, 7));
 }
 
 /// Does exchanging the lanes of registers cost as little as storing one of them?
 #if defined(__AVX512VL__)
-inline constexpr bool joins_lanes = true;
+constexpr bool joins_lanes = true;  // not inline: of this file's instructions
 #else
-inline constexpr bool joins_lanes = false;
+constexpr bool joins_lanes = false;
 #endif
 
 /// The way back; `r` is used up. The quads of a row are stored next to each other: the processor

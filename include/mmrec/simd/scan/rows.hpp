@@ -28,7 +28,7 @@ struct row_batch<Op, State, Arch> {
 /// rows and so write what those write. Arch is the file's, so that files compiled for different
 /// instructions have different functions even where V is the same.
 template <class V, class Op, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS,
-          class Arch = typename V::arch_type>
+          class Arch>
 class row_group {
  public:
   using arguments = sweep_args<T, State, NI, NO, NS>;
@@ -60,9 +60,10 @@ class row_group {
       if (at_.out[k] && (at_.out_step[k] != walk_ || at_.accumulate[k])) walk_ = 0;
     // Is it as far from one sequence's last row to the next one's first?
     apart_ = args.in[0].stride(channels == 1 ? 0 : 2);
-    const index_t next = channels > 1 && channel + live > channels ? channels * apart_ : 0;
+    const bool crosses = channels > 1 && channel + live > channels;
     const auto check = [&](const auto& v) {
-      if (v.stride(channels == 1 ? 0 : 2) != apart_ || (next != 0 && v.stride(0) != next))
+      if (v.stride(channels == 1 ? 0 : 2) != apart_ ||
+          (crosses && v.stride(0) != channels * apart_))
         walk_ = 0;
     };
     for (const auto& v : args.in) check(v);

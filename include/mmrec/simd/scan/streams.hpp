@@ -41,9 +41,9 @@ inline constexpr bool has_late<scan_ops::forward<Op, false>> = true;
 template <class T, std::size_t NI, std::size_t NO>
 struct cursor {
   std::array<const T*, NI> in;
-  std::array<index_t, NI> in_step, in_channel;
+  std::array<index_t, NI> in_step;
   std::array<T*, NO> out;
-  std::array<index_t, NO> out_step, out_channel;
+  std::array<index_t, NO> out_step;
   std::array<bool, NO> accumulate;
 
   MMREC_INLINE void walk(index_t steps) {
@@ -64,7 +64,6 @@ MMREC_INLINE cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& 
     const index_t step = first - (k + NS < NI ? 0 : 1);  // shifted streams read the step before
     c.in[k] = v.data_handle() + r.batch * v.stride(0) + step * v.stride(1) + channel * v.stride(2);
     c.in_step[k] = args.reverse ? -v.stride(1) : v.stride(1);
-    c.in_channel[k] = v.stride(2);
   }
   for (std::size_t k = 0; k < NO; ++k) {
     const auto& v = args.out[k].out;
@@ -72,7 +71,6 @@ MMREC_INLINE cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& 
         v ? v.data_handle() + r.batch * v.stride(0) + first * v.stride(1) + channel * v.stride(2)
           : nullptr;
     c.out_step[k] = args.reverse ? -v.stride(1) : v.stride(1);
-    c.out_channel[k] = v.stride(2);
     c.accumulate[k] = args.out[k].accumulate;
   }
   return c;
