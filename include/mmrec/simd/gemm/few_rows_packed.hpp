@@ -4,7 +4,8 @@
 //
 // Up to two rows read several panels side by side, as streams that the hardware fetches. From three
 // rows on there is so much arithmetic to an element that the processor no longer sees far enough
-// ahead: one panel at a time, and what comes kept_bytes later is asked for.
+// ahead: one panel at a time, and what comes later, by as many steps as fill kept_bytes in the
+// arithmetic type, is asked for.
 // Budget of a step with AVX2 and four rows: 8 multiply-adds (4 cycles), 6 loads and a prefetch, so
 // that a line of float is read in 4 cycles, and with eight rows in 8.
 #pragma once

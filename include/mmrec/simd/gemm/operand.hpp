@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The factors of a product as the packing routines see them: where an element lies, whether lanes
 // along an axis are contiguous, and whether the kernels may read it without a copy. Elements widen
-// to the arithmetic type when they are read.
+// to the arithmetic type when they are read, or stay pairs (words.hpp).
 //
 // An operand has extent(axis), stride(axis), load_row<V>(i, j) (elements (i, j ..), contiguous),
 // load_column<V>(i, j) (elements (i .., j), contiguous) and get<Acc>(i, j); one that lies in memory
