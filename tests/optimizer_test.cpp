@@ -189,6 +189,13 @@ TEST_CASE("clip_to and adamw's clip: the factor never leaves the backend", "[com
       adamw(backend, flat(found[0]), flat(g), flat(found[1]), flat(found[2]),
             {.gradient_scale = 0.5, .clip = clip.data()});
       CHECK(given == found);
+      for (const double none :
+           {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+        clip[0].norm = none;
+        adamw(backend, flat(found[0]), flat(g), flat(found[1]), flat(found[2]),
+              {.clip = clip.data()});
+        CHECK(given == found);
+      }
     }
     CHECK(says(message_of<error>([&] { clip_to(backend, flat(g), 1, nullptr); }),
                {"clip_to", ": to:", "null"}));

@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -28,7 +27,7 @@ class device_place {
     check("cudaStreamCreateWithFlags", cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   }
   ~device_place() {
-    forget_graph();
+    forget_graphs();
     for (const buffer& b : slots_) cudaFree(b.data);
     cudaStreamDestroy(stream_);
   }
@@ -41,7 +40,7 @@ class device_place {
     buffer& to = slots_[static_cast<std::size_t>(slot)];
     if (to.bytes < values.size_bytes()) {
       // A graph that was captured reads the old one.
-      forget_graph();
+      forget_graphs();
       check("cudaFree", cudaFree(to.data));
       to = {};
       check("cudaMalloc", cudaMalloc(&to.data, values.size_bytes()));
@@ -105,14 +104,15 @@ class device_place {
   }
 
   template <class Work>
-  void repeat(const repeat_key& key, const Work& work) {
-    if (program_ && key == key_) {
-      check("cudaGraphLaunch", cudaGraphLaunch(program_, stream_));
+  void repeat(repeated which, const repeat_key& key, const Work& work) {
+    program& p = programs_[static_cast<std::size_t>(which)];
+    if (p.graph && key == p.key) {
+      check("cudaGraphLaunch", cudaGraphLaunch(p.graph, stream_));
       return;
     }
-    if (key_ != key) {  // the first time
-      forget_graph();
-      key_ = key;
+    if (p.key != key) {  // the first time
+      forget(p);
+      p.key = key;
       work();
       return;
     }
@@ -126,10 +126,10 @@ class device_place {
       throw;
     }
     check("cudaStreamEndCapture", cudaStreamEndCapture(stream_, &graph));
-    const cudaError_t code = cudaGraphInstantiate(&program_, graph, 0);
+    const cudaError_t code = cudaGraphInstantiate(&p.graph, graph, 0);
     cudaGraphDestroy(graph);
     check("cudaGraphInstantiate", code);
-    check("cudaGraphLaunch", cudaGraphLaunch(program_, stream_));
+    check("cudaGraphLaunch", cudaGraphLaunch(p.graph, stream_));
   }
 
  private:
@@ -139,18 +139,23 @@ class device_place {
   };
 
   static void check(const char* call, cudaError_t code) { cuda::check("network", call, code); }
-  void forget_graph() {
-    if (program_) cudaGraphExecDestroy(program_);
-    program_ = nullptr;
-    key_.reset();
+  struct program {
+    cudaGraphExec_t graph = nullptr;
+    repeat_key key;  // of the work that has run plainly
+  };
+  static void forget(program& p) {
+    if (p.graph) cudaGraphExecDestroy(p.graph);
+    p = {};
+  }
+  void forget_graphs() {
+    for (program& p : programs_) forget(p);
   }
 
   cudaStream_t stream_ = nullptr;
-  std::array<buffer, 4> slots_{};
+  std::array<buffer, 5> slots_{};
   std::vector<std::byte> got_;
   std::vector<std::function<void()>> shown_;
-  cudaGraphExec_t program_ = nullptr;
-  std::optional<repeat_key> key_;  // of the work that has run plainly
+  std::array<program, 2> programs_{};
 };
 
 }  // namespace mmrec::examples

@@ -7,18 +7,24 @@
 
 #include "network.hpp"
 
+#include <bit>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <vector>
 
 namespace mmrec::examples {
 
+/// Works that repeat.
+enum class repeated { learn, update };
+
 /// What a repeated work's kernels were told by value.
-struct repeat_key {
-  double scale = 1;
-  std::uint64_t seed = 0;
-  bool operator==(const repeat_key&) const = default;
-};
+using repeat_key = std::vector<std::uint64_t>;
+inline repeat_key repeat_key_of(std::uint64_t seed, std::initializer_list<double> values) {
+  repeat_key key{seed};
+  for (const double v : values) key.push_back(std::bit_cast<std::uint64_t>(v));
+  return key;
+}
 
 struct host_place {
   using memory = host_memory;
@@ -49,7 +55,7 @@ struct host_place {
   }
   /// work(), which does the same on the same arrays in every call with this key.
   template <class Work>
-  void repeat(const repeat_key& /*key*/, const Work& work) {
+  void repeat(repeated /*which*/, const repeat_key& /*key*/, const Work& work) {
     work();
   }
 };

@@ -6,8 +6,7 @@
 //   net->initialise(seed);
 //   net->learn(inputs, targets, {.fresh = true});                       // adds to the gradients
 //   const double loss = net->loss();
-//   const double norm = net->gradient_norm();
-//   net->update({.rate = 1e-3, .step = 1}, false);                      // and clears them
+//   const double norm = net->update({.rate = 1e-3, .step = 1}, {.clip = 1});   // and clears them
 //
 // 16-bit element types are storage of the pass. Parameters, moments and the sum of the gradients
 // are kept in float; the pass reads parameters rounded to 16 bits and computes the gradients of one
@@ -54,6 +53,11 @@ struct learn_options {
   std::uint64_t dropout_stream = 0;
 };
 
+struct update_options {
+  double clip = 0;             // the norm that gradients are brought down to; 0: as they are
+  bool decay_vectors = false;  // biases and norms too
+};
+
 /// What a checkpoint holds of a network: the arrays themselves, to be written or filled.
 struct network_array {
   std::string name;
@@ -90,10 +94,9 @@ class network {
                      const learn_options& options) = 0;
   /// The loss of the last batch that was learnt; waits for it.
   virtual double loss() = 0;
-  /// Euclidean norm of the summed gradients. Not finite if any of them is not.
-  virtual double gradient_norm() = 0;
-  /// One step of AdamW; decay of vectors (biases, norms) only if asked for. Clears the gradients.
-  virtual void update(adamw_options options, bool decay_vectors) = 0;
+  /// One step of AdamW with the summed gradients, which it clears. Their Euclidean norm before they
+  /// are clipped; if that is not finite no parameter has changed.
+  virtual double update(const adamw_options& options, const update_options& more = {}) = 0;
   /// Whether every parameter is a finite number.
   virtual bool finite() = 0;
 

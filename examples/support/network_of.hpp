@@ -87,39 +87,46 @@ class network_of final : public network {
     };
     // Whole sequences do the same every time, on the same arrays.
     if (o.whole)
-      place_.repeat({o.scale, o.dropout_seed}, work);
+      place_.repeat(repeated::learn, repeat_key_of(o.dropout_seed, {o.scale}), work);
     else
       work();
   }
 
   double loss() override { return *place_.get(std::span<const double>(loss_.data(), 1)); }
 
-  double gradient_norm() override {
-    require_training("gradient_norm");
-    return norm2(backend_, view<const real, 1>{gradients_.data(), {parameter_count()}});
-  }
-
-  void update(adamw_options o, bool decay_vectors) override {
+  double update(const adamw_options& options, const update_options& more) override {
     require_training("update");
-    const double decay = o.decay;
+    const adamw_rates now = rates_of(options);
+    adamw_options o = options;
+    o.rates = place_.put(std::span<const adamw_rates>(&now, 1), 4);
+    o.clip = clip_.data();
     const auto& layout = model_.layout();
-    // One call for each run of parts that are decayed, or not, alike.
-    for (std::size_t k = 0; k < layout.size();) {
-      const auto decayed = [&](std::size_t i) {
-        return decay_vectors || layout[i].shape.size() > 1;
-      };
-      const index_t begin = layout[k].offset;
-      o.decay = decayed(k) ? decay : 0;
-      for (const bool kind = decayed(k); k < layout.size() && decayed(k) == kind;) ++k;
-      const index_t size = (k < layout.size() ? layout[k].offset : parameter_count()) - begin;
-      const auto part = [&](array<real>& values, index_t from = 0) {
-        return view<real, 1>{values.data() + from + begin, {size}};
-      };
-      adamw(backend_, part(master().parameters()), view<const real, 1>(part(gradients_)),
-            part(moments_), part(moments_, parameter_count()), o);
-    }
-    fill(backend_, all(gradients_), 0);
-    round_parameters();
+    const auto decayed = [&](std::size_t i) {
+      return more.decay_vectors || layout[i].shape.size() > 1;
+    };
+    const auto work = [&] {
+      clip_to(backend_, view<const real, 1>{gradients_.data(), {parameter_count()}}, more.clip,
+              clip_.data());
+      // One call for each run of parts that are decayed, or not, alike.
+      for (std::size_t k = 0; k < layout.size();) {
+        const index_t begin = layout[k].offset;
+        o.decay = decayed(k) ? options.decay : 0;
+        for (const bool kind = decayed(k); k < layout.size() && decayed(k) == kind;) ++k;
+        const index_t size = (k < layout.size() ? layout[k].offset : parameter_count()) - begin;
+        const auto part = [&](array<real>& values, index_t from = 0) {
+          return view<real, 1>{values.data() + from + begin, {size}};
+        };
+        adamw(backend_, part(master().parameters()), view<const real, 1>(part(gradients_)),
+              part(moments_), part(moments_, parameter_count()), o);
+      }
+      fill(backend_, all(gradients_), 0);
+      round_parameters();
+    };
+    place_.repeat(repeated::update,
+                  repeat_key_of(more.decay_vectors, {more.clip, o.beta1, o.beta2, o.epsilon,
+                                                     o.decay, o.gradient_scale}),
+                  work);
+    return place_.get(std::span<const gradient_clip>(clip_.data(), 1))->norm;
   }
 
   bool finite() override {
@@ -259,6 +266,7 @@ class network_of final : public network {
   array<real> gradients_, moments_;  // moments: m, then v
   array<T> batch_gradients_;         // 16 bits only
   array<double> loss_ = array<double>(1);
+  array<gradient_clip> clip_ = array<gradient_clip>(1);
   std::optional<model_pass<T, memory>> pass_, step_pass_;
   model_state<real, memory> state_, evaluation_state_, step_state_;
   std::vector<double> next_;

@@ -91,19 +91,18 @@ class trainer {
       r.loss += network_->loss() / static_cast<double>(options_.accumulate);
       require_finite("loss", r.loss, r.step);
     }
-    r.gradient_norm = network_->gradient_norm();
-    require_finite("gradient norm", r.gradient_norm, r.step);
     r.rate = cosine_schedule{.peak = options_.rate,
                              .floor = options_.floor,
                              .warmup = options_.warmup,
                              .total = options_.steps}(r.step);
-    network_->update({.rate = r.rate,
-                      .beta1 = options_.beta1,
-                      .beta2 = options_.beta2,
-                      .decay = options_.decay,
-                      .gradient_scale = clip_factor(r.gradient_norm, options_.clip),
-                      .step = r.step},
-                     options_.decay_vectors);
+    r.gradient_norm =
+        network_->update({.rate = r.rate,
+                          .beta1 = options_.beta1,
+                          .beta2 = options_.beta2,
+                          .decay = options_.decay,
+                          .step = r.step},
+                         {.clip = options_.clip, .decay_vectors = options_.decay_vectors});
+    require_finite("gradient norm", r.gradient_norm, r.step);
     losses_.push_back(r.loss);
     return r;
   }

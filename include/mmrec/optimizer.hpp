@@ -26,6 +26,7 @@
 #include <mmrec/transform.hpp>
 
 #include <cmath>
+#include <limits>
 
 namespace mmrec {
 
@@ -47,8 +48,9 @@ struct adamw_options {
   double decay = 0.01;
   double gradient_scale =
       1;  ///< multiplies every gradient first: clipping without a pass of its own
-  /// If not null, its factor too multiplies every gradient: memory that the backend reads when the
-  /// update runs (backend::cuda: the device's), where clip_to left it.
+  /// If not null, its factor too multiplies every gradient, and the update changes nothing if its
+  /// norm is not finite: memory that the backend reads when the update runs (backend::cuda: the
+  /// device's), where clip_to left it.
   const gradient_clip* clip = nullptr;
   /// If not null, memory of the same kind that stands in for rate and step: a captured update then
   /// follows its schedule (rates_of gives the values).
@@ -98,6 +100,18 @@ struct adamw_update {
   }
 };
 
+/// An update that may be left out.
+template <class Acc>
+struct adamw_update_if {
+  adamw_update<Acc> update;
+  bool wanted = true;
+
+  template <class V>
+  MMREC_HD std::array<V, 3> operator()(const V& w0, const V& g0, const V& m0, const V& v0) const {
+    return wanted ? update(w0, g0, m0, v0) : std::array<V, 3>{w0, m0, v0};
+  }
+};
+
 /// The same with what lies in the backend's memory.
 template <class Acc>
 struct adamw_update_from_memory {
@@ -106,10 +120,13 @@ struct adamw_update_from_memory {
   const gradient_clip* clip;
   const adamw_rates* rates;
 
-  MMREC_HD adamw_update<Acc> prepare() const {
-    adamw_update<Acc> now = update;
-    if (clip) now.gradient_scale = static_cast<Acc>(gradient_scale * clip->factor);
-    if (rates) now.follow(*rates);
+  MMREC_HD adamw_update_if<Acc> prepare() const {
+    adamw_update_if<Acc> now{update};
+    if (rates) now.update.follow(*rates);
+    if (clip) {
+      now.update.gradient_scale = static_cast<Acc>(gradient_scale * clip->factor);
+      now.wanted = clip->norm <= std::numeric_limits<double>::max();  // false for NaN
+    }
     return now;
   }
 };
