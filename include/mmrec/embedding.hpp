@@ -19,6 +19,7 @@
 
 #include <mmrec/loops.hpp>
 
+#include <array>
 #include <concepts>
 #include <utility>
 
@@ -77,20 +78,30 @@ void embedding_backward_rows(const B& backend, const view<const T, 2>& from,
   index_t *first = lists.data(), *next = first + to.extent(0);
   for (index_t i = 0; i < rows; ++i) first[id_of(i)] = -1;
   for (index_t i = rows; i-- > 0;) next[i] = std::exchange(first[id_of(i)], i);
-  // Threads own columns, not rows, so that no two of them meet in one element.
-  constexpr index_t w = 4 * lane_traits<V>::count;
-  for_each_row(backend, (n + w - 1) / w, rows * w, [&](index_t strip) {
-    const index_t begin = strip * w, width = std::min(w, n - begin);
-    for (index_t i = 0; i < rows; ++i) {
-      if (first[id_of(i)] != i) continue;
-      T* target = &to(id_of(i), begin);
-      for_units<V>(width, [&](index_t j, std::size_t live) {
-        V total = load_unit<V>(target + j, live);
-        for (index_t k = i; k >= 0; k = next[k])
-          total = total + load_unit<V>(&from(k, begin) + j, live);
-        store_unit(target + j, total, live);
-      });
-    }
+  // An id's rows are one thread's, in strips of columns whose sums stay in registers.
+  constexpr index_t units = 8, w = units * lane_traits<V>::count;
+  const index_t strips = (n + w - 1) / w;
+  for_each_row(backend, rows * strips, w, [&](index_t task) {
+    const index_t i = task / strips, begin = task % strips * w;
+    if (first[id_of(i)] != i) return;
+    T* const target = &to(id_of(i), begin);
+    const auto add_all = [&]<std::size_t N>(std::array<V, N> total, index_t j, std::size_t live) {
+      const auto each = [&](const auto& f) {
+        for (std::size_t u = 0; u < N; ++u)
+          f(total[u], j + static_cast<index_t>(u) * lane_traits<V>::count);
+      };
+      each([&](V& t, index_t at) { t = load_unit<V>(target + at, live); });
+      for (index_t k = i; k >= 0; k = next[k]) {
+        const T* const row = &from(k, begin);
+        each([&](V& t, index_t at) { t = t + load_unit<V>(row + at, live); });
+      }
+      each([&](V& t, index_t at) { store_unit(target + at, t, live); });
+    };
+    if (n - begin >= w)
+      add_all(std::array<V, units>{}, 0, static_cast<std::size_t>(lane_traits<V>::count));
+    else
+      for_units<V>(n - begin,
+                   [&](index_t j, std::size_t live) { add_all(std::array<V, 1>{}, j, live); });
   });
 }
 
