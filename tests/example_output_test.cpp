@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the example programs write: metrics, progress, plots and tables.
+// What the example programs write: metrics, progress and plots.
 #include "../examples/support/csv.hpp"
 #include "../examples/support/plot.hpp"
 #include "../examples/support/progress.hpp"
-#include "../examples/support/table.hpp"
 
 #include "support/catch.hpp"
 #include "support/message_of.hpp"
@@ -193,7 +192,7 @@ TEST_CASE("progress: one line that rewrites itself on a terminal, plain lines el
         "step  1/30  loss 10.0000\nstep  3/30  loss 8.0000\nsaved\nstep 30/30  loss 7.0000\n");
 }
 
-// --- plot.hpp, table.hpp -------------------------------------------------------------------------
+// --- plot.hpp ---------------------------------------------------------------------------------------
 
 TEST_CASE("plot: ticks are round and inside", "[components]") {
   CHECK(axis_ticks(0, 10, false) == std::vector<double>{0, 2, 4, 6, 8, 10});
@@ -265,34 +264,9 @@ TEST_CASE("plot: long curves stay small and keep their extremes", "[components]"
   CHECK(count_of(svg, " 77.3L") == 1);
 }
 
-TEST_CASE("plot: bars", "[components]") {
-  const auto svg = bar_chart({.title = "t", .y_label = "GB/s"}, {"ours", "peer"},
-                             {{"(8,64,64)", {4, 2}}, {"(8,128,64)", {3, not_a_number}}});
-  CHECK(count_of(svg, "<title>ours, (8,64,64): 4</title>") == 1);
-  CHECK(count_of(svg, "<title>peer, ") == 1);  // the other is NaN and left out
-  CHECK(count_of(svg, ">(8,128,64)</text>") == 1);
-  CHECK(count_of(svg, "nan") == 0);
-  CHECK(count_of(bar_chart({.log_y = true}, {"a"}, {{"x", {0.001}}, {"y", {100}}}), "<title>a, ") ==
-        2);
-  CHECK(bar_chart({}, {}, {}).ends_with("</svg>\n"));
-}
-
 TEST_CASE("plot: lists that do not fit are refused", "[errors]") {
   CHECK(says(message_of<mmrec::error>([] { line_plot({}, {{"s", {1, 2}, {1}}}); }),
              {"line_plot: series 's'", "got 2"}));
-  CHECK(says(message_of<mmrec::error>([] { bar_chart({}, {"a", "b"}, {{"g", {1}}}); }),
-             {"bar_chart: group 'g'"}));
   CHECK(says(message_of<mmrec::error>([] { line_plot({.width = 10}, {}); }),
              {"200 x 150", "10 x 450"}));
-}
-
-TEST_CASE("table: aligned Markdown", "[components]") {
-  const std::vector<table_row> rows = {{"(8,64,64)", "0.12"}, {"\xc3\xa4", "10"}};
-  CHECK(markdown_table({"shape", "ms"}, rows) ==
-        "| shape     |   ms |\n"
-        "|:----------|-----:|\n"
-        "| (8,64,64) | 0.12 |\n"
-        "| \xc3\xa4         |   10 |\n");
-  CHECK(says(message_of<mmrec::error>([&] { markdown_table({"shape"}, rows); }),
-             {"markdown_table", "1 cells"}));
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pictures without a plotting library: line plots and bar charts as one SVG text that needs nothing
-// else and follows the reader's light or dark mode.
+// Pictures without a plotting library: line plots as one SVG text that needs nothing else and follows
+// the reader's light or dark mode.
 //
 //   const auto svg = line_plot({.title = "loss", .x_label = "step", .y_label = "nats"},
 //                              {{"train", steps, losses}, {"validation", vs, vl}});
@@ -25,12 +25,6 @@ struct plot_series {
   std::string name;
   std::vector<double> x;
   std::vector<double> y;
-};
-
-/// One place on the x axis of a bar chart, with a bar for each series; NaN leaves a bar out.
-struct bar_group {
-  std::string label;
-  std::vector<double> values;
 };
 
 namespace detail {
@@ -104,49 +98,6 @@ inline std::string line_plot(const plot_options& options, const std::vector<plot
                      "\"/>");
     }
   }
-  return std::move(canvas).finish();
-}
-
-/// Groups of bars that begin at 0 (or, on a logarithmic axis, at the bottom).
-inline std::string bar_chart(const plot_options& options, const std::vector<std::string>& names,
-                             const std::vector<bar_group>& groups) {
-  detail::svg_canvas canvas(options, names);
-  detail::plot_axis y{.logarithmic = options.log_y, .begin = canvas.bottom(), .end = canvas.top()};
-  for (const bar_group& group : groups) {
-    if (group.values.size() != names.size()) {
-      throw error("bar_chart", "group '" + group.label + "'",
-                  std::to_string(names.size()) + " values", std::to_string(group.values.size()));
-    }
-    for (const double v : group.values) {
-      if (y.drawable(v)) y.include(v);
-    }
-  }
-  if (!options.log_y) y.include(0);
-  const bool from_zero = !options.log_y && y.low == 0;
-  y.settle(0.08);
-  if (from_zero) y.low = 0;
-  canvas.y_ticks(y);
-  const double base = options.log_y ? canvas.bottom() : y(0);
-  const double room = (canvas.right() - canvas.left()) /
-                      static_cast<double>(std::max<std::size_t>(1, groups.size()));
-  const double bar = room * 0.8 / static_cast<double>(std::max<std::size_t>(1, names.size()));
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    const double x = canvas.left() + room * (static_cast<double>(g) + 0.1);
-    for (std::size_t k = 0; k < names.size(); ++k) {
-      const double value = groups[g].values[k];
-      if (!y.drawable(value)) continue;
-      const double edge = y(value);
-      canvas.element("<rect class=\"fill" + detail::svg_canvas::colour(k) + "\" x=\"" +
-                     detail::svg_canvas::pixels(x + bar * static_cast<double>(k)) + "\" y=\"" +
-                     detail::svg_canvas::pixels(std::min(edge, base)) + "\" width=\"" +
-                     detail::svg_canvas::pixels(bar * 0.94) + "\" height=\"" +
-                     detail::svg_canvas::pixels(std::abs(edge - base)) + "\"><title>" +
-                     xml_escape(names[k] + ", " + groups[g].label + ": " + short_number(value)) +
-                     "</title></rect>");
-    }
-    canvas.text("", x + room * 0.4, canvas.bottom() + 18, "middle", groups[g].label);
-  }
-  canvas.frame();
   return std::move(canvas).finish();
 }
 
