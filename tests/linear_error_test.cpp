@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/compiled_linear.hpp"
 #include "support/message_of.hpp"
 #include "support/on_both_backends.hpp"
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/compiled_linear.hpp"
 #include "support/fixtures.hpp"
 #include "support/numeric.hpp"
 #include "support/runs.hpp"

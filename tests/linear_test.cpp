@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/instrumented.hpp"
 #include "support/linear_harness.hpp"
 #include "support/on_both_backends.hpp"
 
@@ -104,8 +105,9 @@ TEMPLATE_TEST_CASE("linear: shapes of real models", "[components]", float, doubl
        {linear_shape{32, 256, 512}, linear_shape{128, 512, 512}, linear_shape{1, 2048, 2048},
         linear_shape{64, 784, 256}, linear_shape{256, 784, 256}, linear_shape{1024, 784, 2048},
         linear_shape{1024, 2048, 2048}}) {
-    // All that differs between element types at the largest two is how they are packed.
-    if (shape.rows == 1024 && sizeof(T) != 4) continue;
+    // All that differs between element types at the largest two is how they are packed. Sanitizers
+    // see several blocks of rows and of columns below.
+    if (shape.rows == 1024 && (sizeof(T) != 4 || instrumented)) continue;
     const auto p = random_linear<T>(shape, true, 0, 0, 7);
     check_linear<A, T>("tested", tested{}, p, {}, 400);
     // The reference's three loops do not change with size, but take seconds.
@@ -114,7 +116,7 @@ TEMPLATE_TEST_CASE("linear: shapes of real models", "[components]", float, doubl
   }
   for (const linear_shape& shape :
        {linear_shape{7, 13, 17}, linear_shape{17, 7, 13}, linear_shape{9, 20, 1},
-        linear_shape{9, 1, 20}, linear_shape{1, 1, 1}})
+        linear_shape{9, 1, 20}, linear_shape{1, 1, 1}, linear_shape{150, 20, 1100}})
     for (const bool biased : {false, true}) {
       const auto p = random_linear<T>(shape, biased, 0, 0, 8);
       on_both([&](const char* name, const auto& backend) { check_linear<A, T>(name, backend, p); });
@@ -209,13 +211,18 @@ TEST_CASE("linear: an activation of one's own", "[components]") {
   const view<const float, 2> vx(x.data(), {5, 7}), vw(w.data(), {9, 7}), vdy(dy.data(), {5, 9});
   on_both([&](const char* name, const auto& backend) {
     CAPTURE(name);
-    std::vector<float> y(45), u(45), plain(45), dbias(9);
+    std::vector<float> y(45), u(45), dbias(9);
     linear<square>(backend, vx, vw, view<float, 2>(y.data(), {5, 9}),
                    {.preactivation = {u.data(), {5, 9}}});
-    linear(backend, vx, vw, view<float, 2>(plain.data(), {5, 9}));
-    CHECK(u == plain);
     linear_backward<square>(backend, vdy, vx, vw,
                             {.saved = {u.data(), {5, 9}}, .dbias = as_view(dbias)});
+    for (index_t i = 0; i < 5; ++i)
+      for (index_t o = 0; o < 9; ++o) {
+        sum_with_error s;
+        for (index_t k = 0; k < 7; ++k) s.add(vx(i, k), 0, vw(o, k));
+        CHECK(std::abs(u[static_cast<std::size_t>(i * 9 + o)] - s.value) <=
+              dot_tolerance<float>(7) * s.size);
+      }
     for (std::size_t i = 0; i < 45; ++i) CHECK(y[i] == u[i] * u[i]);
     for (std::size_t o = 0; o < 9; ++o) {
       double sum = 0, size = 0;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# What many tests instantiate, compiled once for all of them (compiled_solvers.hpp,
-# compiled_passes.hpp), on the CPU and on the GPU.
+# What many tests instantiate, compiled once for all of them (compiled_linear.hpp,
+# compiled_solvers.hpp, compiled_passes.hpp), on the CPU and on the GPU.
 
 # Adds a library with a file for each type, named *.<extension>.
 function(mmrec_compile_once library extension header namespace macro)
@@ -18,6 +18,9 @@ endfunction()
 
 # The libraries <prefix>_<...>, which link to the other arguments.
 function(mmrec_add_compiled_tests prefix extension)
+  mmrec_compile_once(${prefix}_linear ${extension} compiled_linear.hpp mmrec MMREC_TEST_LINEAR
+    float double Eigen::half Eigen::bfloat16)
+  target_link_libraries(${prefix}_linear PUBLIC ${ARGN})
   mmrec_compile_once(${prefix}_solvers ${extension} compiled_solvers.hpp mmrec MMREC_TEST_SOLVERS
     float double Eigen::half Eigen::bfloat16)
   target_link_libraries(${prefix}_solvers PUBLIC ${ARGN})
@@ -30,7 +33,9 @@ endfunction()
 
 # Links a test to those it needs.
 function(mmrec_link_compiled_tests prefix test name)
-  if(name MATCHES "^recurrence")
+  if(name MATCHES "^linear")
+    target_link_libraries(${test} PRIVATE ${prefix}_linear)
+  elseif(name MATCHES "^recurrence")
     target_link_libraries(${test} PRIVATE ${prefix}_solvers)
   elseif(name MATCHES "^(block|block_error|block_fixtures|gradient_flow|model_fixtures)_test$")
     target_link_libraries(${test} PRIVATE ${prefix}_passes_double)

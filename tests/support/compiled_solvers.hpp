@@ -7,16 +7,9 @@
 
 #include <Eigen/Core>
 
+#include "compiled_backend.hpp"
+
 namespace mmrec {
-namespace testing {
-
-#if defined(__CUDACC__)
-using compiled_backend = backend::cuda;
-#else
-using compiled_backend = backend::simd;
-#endif
-
-}  // namespace testing
 
 // How: `extern`, or nothing in the file that compiles them.
 #define MMREC_TEST_SOLVERS_ON(How, B, T)                                                        \
