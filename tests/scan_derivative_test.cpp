@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of the scans where they are easy to get wrong: against finite differences, at zeros, at
-// -inf, for operators of one's own; and the gradient of linear_scan's gradient.
+// -inf; and the gradient of linear_scan's gradient.
 #include <mmrec/scan.hpp>
 
 #include <limits>
@@ -225,90 +225,6 @@ TEST_CASE("scan gradients: an initial state of 0", "[gradients][scan]") {
     const auto product = one_channel(backend, scan_op::cumprod, {2, 3}, {}, {1, 1}, {0});
     CHECK(product.da == std::vector<double>{0, 0});
     CHECK(product.dinitial == std::vector<double>{8});
-  });
-}
-
-namespace {
-
-// Gradients of the largest value and of the last that is not 0, as users would write them. Which, is
-// known at run time, so that one set of kernels serves both.
-struct own_partials {
-  bool largest;
-  template <class V>
-  MMREC_HD std::array<V, 2> operator()(const V& a, const V& b) const {
-    const V one = math::constant<V>(1), zero = math::constant<V>(0);
-    const auto takes_old = largest ? a >= b : b == zero;
-    return {math::select(takes_old, one, zero), math::select(takes_old, zero, one)};
-  }
-};
-
-}  // namespace
-
-TEMPLATE_TEST_CASE("scan gradients: operators of one's own", "[gradients][scan]", float, double,
-                   Eigen::half, Eigen::bfloat16) {
-  using T = TestType;
-  using State = accumulator_t<T>;
-  const own_partials largest{true}, last{false};
-  on_both_backends([&](const auto& backend) {
-    for (const bool exclusive : {false, true})
-      for (const layout kind : {layout::channel_last, layout::time_last}) {
-        const index_t channels = 21, time = 37;
-        CAPTURE(exclusive, to_string(kind));
-        auto p = random_problem<T>(scan_op::cumsum, {2, time, channels}, exclusive, true, {}, 179);
-        for (std::size_t i = 0; i < p.a.size(); i += 3) p.a[i] = 0;
-        const auto n = static_cast<index_t>(p.a.size());
-        // Multiples of 1/8: sums of them are exact, so results compare exactly.
-        auto dy = random_values<T>(n, 181, -1, 1);
-        for (double& v : dy) v = std::nearbyint(v * 8) / 8;
-        const auto check = [&](const auto& partials, double identity, const auto& step,
-                               const auto& takes_new) {
-          std::vector<double> y(p.a.size()), expected(p.a.size()), expected_initial;
-          p.for_each_sequence([&](auto s, auto b, auto from, auto to, auto c) {
-            double state = p.first_state(s, c);
-            for (auto t = from; t < to; ++t) {
-              const double next = step(state, p.a[p.at(b, t, c)]);
-              y[p.at(b, t, c)] = exclusive ? state : next;
-              state = next;
-            }
-          });
-          expected_initial.resize(static_cast<std::size_t>(2 * channels));
-          p.for_each_sequence([&](auto s, auto b, auto from, auto to, auto c) {
-            double carry = 0;
-            for (auto t = to - 1; t >= from; --t) {
-              const std::size_t i = p.at(b, t, c);
-              const double before = exclusive  ? y[i]
-                                    : t > from ? y[p.at(b, t - 1, c)]
-                                               : p.first_state(s, c);
-              const double adjoint = exclusive ? carry : carry + dy[i];
-              const bool taken = takes_new(before, p.a[i]);
-              expected[i] = taken ? adjoint : 0;
-              carry = (taken ? 0 : adjoint) + (exclusive ? dy[i] : 0);
-            }
-            expected_initial[static_cast<std::size_t>(s * channels + c)] = carry;
-          });
-          const strided_buffer<T> g(p.shape(), kind, rounded<T>(dy)),
-              x(p.shape(), kind, rounded<T>(p.a)), saved(p.shape(), kind, rounded<T>(y));
-          strided_buffer<T> dx(p.shape(), kind);
-          std::vector<State> initial, dinitial(static_cast<std::size_t>(2 * channels));
-          for (const double v : p.initial) initial.push_back(static_cast<State>(v));
-          inclusive_scan_backward(backend, g.view(), x.view(), saved.view(), dx.view(), partials,
-                                  identity,
-                                  {.initial = {initial.data(), {2, channels}},
-                                   .dinitial = {dinitial.data(), {2, channels}},
-                                   .exclusive = exclusive});
-          CHECK(widened(dx.values()) == widened(rounded<T>(expected)));
-          CHECK(widened(dinitial) == expected_initial);
-          CHECK(dx.canaries_intact());
-        };
-        // Initial states that T holds, so that saved outputs are the states themselves.
-        for (double& v : p.initial) v = static_cast<double>(static_cast<T>(static_cast<State>(v)));
-        check(
-            largest, -infinity, [](double a, double b) { return std::max(a, b); },
-            [](double a, double b) { return !(a >= b); });
-        check(
-            last, 0, [](double a, double b) { return b == 0 ? a : b; },
-            [](double, double b) { return b != 0; });
-      }
   });
 }
 

@@ -6,12 +6,14 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "support/catch.hpp"
 #include "support/fixtures.hpp"
 #include "support/numeric.hpp"
 #include "support/runs.hpp"
+#include "support/scan_harness.hpp"
 
 namespace {
 
@@ -37,6 +39,16 @@ strided_buffer<T> folded(const npy_array& array, const extents& shape, layout ki
   return {shape, kind, values};
 }
 
+// y = op(x) and dx from dy.
+template <class Run, class T>
+void scan_with_gradient(scan_op op, const strided_buffer<T>& x, strided_buffer<T>& y,
+                        const strided_buffer<T>& dy, strided_buffer<T>& dx) {
+  const auto backend = Run::backend();
+  call_scan<void>(backend, op, x.view(), x.view(), y.view(), mmrec::scan_options<T>{});
+  call_backward<void>(backend, op, dy.view(), x.view(), x.view(), std::as_const(y).view(),
+                      mmrec::linear_scan_gradients<T, T>{.da = dx.view()});
+}
+
 }  // namespace
 
 // y_t = prod x; grad x_t = y_{t-1} s_t, s_t = R_t + x_{t+1} s_{t+1}
@@ -54,8 +66,7 @@ TEMPLATE_TEST_CASE("cumprod: fixtures", "[fixtures][scan]", reference_float, ref
       strided_buffer<T> y(shape, kind);
       strided_buffer<T> dx(shape, kind);
 
-      mmrec::cumprod(TestType::backend(), x.view(), y.view());
-      mmrec::cumprod_backward(TestType::backend(), dy.view(), x.view(), y.view(), dx.view());
+      scan_with_gradient<TestType>(scan_op::cumprod, x, y, dy, dx);
       check.compare("y", y.values());
       check.compare("grad/in/x", dx.values());
       CHECK(y.canaries_intact());
@@ -89,8 +100,7 @@ TEMPLATE_TEST_CASE("logcumsumexp: fixtures", "[fixtures][scan]", reference_float
       strided_buffer<T> y(shape, kind);
       strided_buffer<T> dx(shape, kind);
 
-      mmrec::logcumsumexp(TestType::backend(), x.view(), y.view());
-      mmrec::logcumsumexp_backward(TestType::backend(), dy.view(), x.view(), y.view(), dx.view());
+      scan_with_gradient<TestType>(scan_op::logcumsumexp, x, y, dy, dx);
       check.compare("y", y.values());
       check.compare("grad/in/x", dx.values());
       CHECK(y.canaries_intact());
@@ -120,12 +130,15 @@ TEMPLATE_TEST_CASE("linear_scan: fixtures", "[fixtures][scan]", reference_float,
       strided_buffer<T> da(shape, kind);
       strided_buffer<T> db(shape, kind);
 
-      mmrec::linear_scan(TestType::backend(), a.view(), b.view(), h.view(), {.initial = initial});
-      mmrec::linear_scan_backward(TestType::backend(), dh.view(), a.view(), h.view(),
-                                  {.da = da.view(),
-                                   .db = db.view(),
-                                   .initial = initial,
-                                   .dinitial = mmrec::view<T, 2>(dh0.data(), state)});
+      call_scan<void>(TestType::backend(), scan_op::linear_scan, a.view(), b.view(), h.view(),
+                      mmrec::scan_options<T>{.initial = initial});
+      call_backward<void>(
+          TestType::backend(), scan_op::linear_scan, dh.view(), a.view(), b.view(),
+          std::as_const(h).view(),
+          mmrec::linear_scan_gradients<T, T>{.da = da.view(),
+                                             .db = db.view(),
+                                             .initial = initial,
+                                             .dinitial = mmrec::view<T, 2>(dh0.data(), state)});
       check.compare("h", h.values());
       check.compare("grad/in/a", da.values());
       check.compare("grad/in/b", db.values());

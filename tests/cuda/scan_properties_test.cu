@@ -1,5 +1,3 @@
 // SPDX-License-Identifier: Apache-2.0
-// The suite of the same name, on the GPU; it has operators of its own.
-#include "../support/cuda_sweep.hpp"
-
+// The suite of the same name, on the GPU.
 #include "../scan_properties_test.cpp"

@@ -36,13 +36,23 @@ enum class regime { chosen, march, block, split };
 
 struct device {
   regime how = regime::chosen;
+  bool waits = true;
 };
+
+/// Scans that follow each other on the device, of which the host reads nothing before the last: the
+/// host waits once, in `finish`.
+inline device in_a_row(device d) {
+  d.waits = false;
+  return d;
+}
+inline void finish(const device&) {
+  cuda::check("finish", "cudaDeviceSynchronize", cudaDeviceSynchronize());
+}
 
 /// The steps are taken in the order of the definition, so that chunks give the bits of one call.
 inline bool keeps_order(const device& d) { return d.how == regime::march; }
 
-/// Compiled once for the library's own operators (tests/cuda/CMakeLists.txt); cuda_sweep.hpp has the
-/// definition for other operators.
+/// Compiled once for all operators that tests use: all_sweeps in cuda_sweep.hpp.
 template <class Op, element T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
 void sweep(const device& on, const Op& op, const sweep_args<T, State, NI, NO, NS>& args);
 

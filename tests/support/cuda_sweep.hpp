@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a sweep on the device, by the kernels that are asked for, and waits for it.
+// Runs a sweep on the device, by the kernels that are asked for, and waits for it unless the host
+// need not yet.
 #pragma once
 
 #include <Eigen/Core>
 
 #include "cuda_device.hpp"
+#include "own_operator.hpp"
 
 namespace mmrec::testing {
 
@@ -28,10 +30,12 @@ void sweep(const device& on, const Op& op, const sweep_args<T, State, NI, NO, NS
   const backend::cuda gpu{};
   sweep(gpu, op, args);
   cuda::tuning() = {};
+  if (!on.waits) return;
   cuda::check(args.function, "cudaStreamSynchronize", cudaStreamSynchronize(cuda::stream_of(gpu)));
 }
 
-/// Takes the address of every sweep of the library's operators on one element type. Whoever
+/// Takes the address of every sweep of the library's operators, and of the tests' own, on one
+/// element type. Whoever
 /// instantiates a member compiles them (CMakeLists.txt of tests/cuda).
 template <class T, class State>
 struct all_sweeps {
@@ -54,6 +58,11 @@ struct all_sweeps {
     return exclusive ? of<before, before::outputs, before::shifted>()
                      : of<inclusive, inclusive::outputs, inclusive::shifted>();
   }
+  static const void* own(int i, bool exclusive) {
+    return i == 0 ? either<scan_ops::user<own_operator>>(exclusive)
+                  : gradient<scan_ops::user_partials<own_partials>>(exclusive);
+  }
+  static const void* products(int, bool exclusive) { return either<scan_ops::cumprod>(exclusive); }
   static const void* forward(int i, bool exclusive) {
     switch (i) {
       case 0:

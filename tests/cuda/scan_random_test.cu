@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: Apache-2.0
+// The suite of the same name, on the GPU.
+#include "../scan_random_test.cpp"
