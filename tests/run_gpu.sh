@@ -17,7 +17,9 @@ if ! nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,nohead
   exit 1
 fi
 start=$SECONDS
-cmake --preset cuda "${generator[@]}" -DCMAKE_PREFIX_PATH="$PWD/.carry" "$@"
+configure() {  # configure <preset> <arguments>
+  cmake --preset "$1" "${generator[@]}" -DCMAKE_PREFIX_PATH="$PWD/.carry" "${@:2}"
+}
 
 # memcheck finds what lies outside an array only where each array is an allocation of its own, as in
 # the *_device tests; the others' arrays are parts of a few large ones (tests/cuda/main.cpp), and
@@ -41,6 +43,7 @@ sanitizer() {  # sanitizer <tool> <test>
   return "$code"
 }
 if ((sanitize)); then
+  configure cuda "$@"
   targets=("${!sanitized[@]}")
   targets=("${targets[@]/#/cuda_}")
   cmake --build --preset cuda --parallel "$jobs" --target "${targets[@]/%/_test}"
@@ -59,17 +62,24 @@ if ((sanitize)); then
   exit "$failed"
 fi
 
-train=1
-cmake --preset cuda-train "${generator[@]}" -DCMAKE_PREFIX_PATH="$PWD/.carry" "$@" || train=0
 # The training loop's few units wait for each other: beside the suite they cost no time.
-if ((train)); then
-  cmake --build --preset cuda-train --parallel $((jobs / 4 + 1)) &
-  train_build=$!
-fi
+cannot_configure=77
+(
+  configure cuda-train "$@" || exit "$cannot_configure"
+  cmake --build --preset cuda-train --parallel $((jobs / 4 + 1))
+) &
+train_build=$!
+configure cuda "$@"
 cmake --build --preset cuda --parallel "$jobs"
-if ((train)); then wait "$train_build"; fi
+train=1
+wait "$train_build" || {
+  code=$?
+  if ((code != cannot_configure)); then exit "$code"; fi
+  train=0
+}
 echo "built in $((SECONDS - start)) s"
-# A test is mostly the start of its process and its context, so as many run at once as there are cores.
+# Tests start their context, wait for the device and compute what it should find, so as many run at
+# once as there are cores.
 export MMREC_REQUIRE_GPU=1
 ctest --preset cuda --output-on-failure --parallel "$jobs" --timeout 300
 if ((train)); then

@@ -48,7 +48,8 @@ class pinned_memory {
   }
 
  private:
-  static constexpr std::size_t alignment = 256, slab_bytes = std::size_t{1} << 28, slabs = 64;
+  // To pin memory takes time: most programs need little.
+  static constexpr std::size_t alignment = 256, first_slab = std::size_t{1} << 25, slabs = 64;
   struct slab {
     char* data = nullptr;
     std::size_t bytes = 0;
@@ -66,7 +67,8 @@ class pinned_memory {
     if (count_ == 0 || top_ + bytes > slabs_[count_ - 1].bytes) {
       if (count_ == slabs) throw std::bad_alloc();
       slab s;
-      s.bytes = bytes > slab_bytes ? bytes : slab_bytes;
+      const std::size_t usual = first_slab << (count_ < 4 ? count_ : 4);
+      s.bytes = bytes > usual ? bytes : usual;
       void* data = nullptr;
       if (cudaMallocHost(&data, s.bytes) != cudaSuccess) throw std::bad_alloc();
       s.data = static_cast<char*>(data);
