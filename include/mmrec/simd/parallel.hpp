@@ -2,9 +2,11 @@
 // The threads of the simd backend: a pool that lives as long as the program and one way to use it.
 //
 // parallel_for(threads, n, f) calls f(i) once for every i in [0, n), on up to `threads` threads,
-// the calling one included. Tasks are claimed one by one; kernels make each task's result
-// independent of who runs it, which is why results have the same bits for every thread count. The
-// pool sees f as a task_ref: its code is compiled once and not for every kernel.
+// the calling one included; or f(i, k), k < threads telling them apart. Tasks are claimed one by
+// one; kernels make each task's result independent of who runs it, which is why results have the
+// same bits for every thread count. Each thread begins with a part of the tasks, the same one in
+// every call, for it may find there in its caches what it wrote in the call before; then it helps
+// the others. The pool sees f as a task_ref: its code is compiled once and not for every kernel.
 // Workers spin for some microseconds before they sleep, because a training step is a sequence of
 // short parallel calls. A call from inside a task, or while another thread uses the pool, runs its
 // tasks on the calling thread.
@@ -24,6 +26,7 @@
 #include <concepts>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <thread>
 
 #if __has_include(<unistd.h>)
@@ -40,19 +43,23 @@ MMREC_INLINE void pause() {
 #endif
 }
 
-/// A reference to anything that is called with a task's number.
+/// A reference to anything that is called with a task's number, and may ask for the thread's.
 class task_ref {
  public:
   template <class F>
     requires(!std::same_as<F, task_ref>)
   MMREC_INLINE task_ref(const F& f)
-      : context_(&f),
-        call_([](const void* context, index_t i) { (*static_cast<const F*>(context))(i); }) {}
-  MMREC_INLINE void operator()(index_t i) const { call_(context_, i); }
+      : context_(&f), call_([](const void* context, index_t i, [[maybe_unused]] index_t thread) {
+          if constexpr (std::invocable<const F&, index_t, index_t>)
+            (*static_cast<const F*>(context))(i, thread);
+          else
+            (*static_cast<const F*>(context))(i);
+        }) {}
+  MMREC_INLINE void operator()(index_t i, index_t thread) const { call_(context_, i, thread); }
 
  private:
   const void* context_;
-  void (*call_)(const void*, index_t);
+  void (*call_)(const void*, index_t, index_t);
 };
 
 MMREC_INLINE unsigned hardware_threads() {
@@ -76,7 +83,7 @@ class thread_pool {
     threads = std::min(threads, most_workers + 1);
     if (static_cast<index_t>(threads) > n) threads = static_cast<unsigned>(n);
     if (threads <= 1 || inside_task || busy_.exchange(true, std::memory_order_acquire)) {
-      for (index_t i = 0; i < n; ++i) f(i);
+      for (index_t i = 0; i < n; ++i) f(i, 0);
       return;
     }
     const free_again when_done{busy_};
@@ -85,9 +92,11 @@ class thread_pool {
     n_ = n;
     failure_ = nullptr;
     failed_.store(false, std::memory_order_relaxed);
-    next_.store(0, std::memory_order_relaxed);
+    parts_ = index_t(threads);
+    for (index_t k = 0; k < parts_; ++k)
+      next_[k].task.store(begin_of(k, n, parts_), std::memory_order_relaxed);
     announce(threads - 1);
-    work();
+    work(0);
     // All tasks are claimed. Only workers that came in are waited for, not those that still wake
     // up.
     gate_.fetch_and(~open, std::memory_order_acq_rel);
@@ -103,11 +112,15 @@ class thread_pool {
  private:
   static constexpr unsigned spin_limit = 4000;  // tens of microseconds
   static constexpr unsigned most_workers = 0xffff;
+  static constexpr std::size_t line = 64;  // of the cache
   static constexpr std::uint64_t open = most_workers + 1;
 
   struct worker {
     std::thread thread;
     worker* next;
+  };
+  struct alignas(line) next_task {  // of a part of the tasks; no two on one line
+    std::atomic<index_t> task{0};
   };
   struct free_again {
     std::atomic<bool>& busy;
@@ -135,6 +148,7 @@ class thread_pool {
   }
 
   MMREC_COLD void grow(unsigned count) {
+    if (size_ < count) next_ = std::make_unique<next_task[]>(count + 1);  // nobody works
     for (; size_ < count; ++size_) {
       const std::uint64_t seen = call_word_.load(std::memory_order_relaxed);
       workers_ = new worker{std::thread([this, id = size_, seen] { serve(id, seen); }), workers_};
@@ -153,7 +167,7 @@ class thread_pool {
       if (stop_.load(std::memory_order_relaxed)) return;
       if (id >= (seen & most_workers)) continue;
       if (!enter(seen >> 16)) continue;
-      work();
+      work(index_t(id) + 1);
       gate_.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -166,10 +180,19 @@ class thread_pool {
     return false;
   }
 
-  void work() {
+  static index_t begin_of(index_t part, index_t n, index_t parts) { return part * n / parts; }
+
+  void work(index_t thread) {
     inside_task = true;
     try {
-      for (index_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) (*task_)(i);
+      const task_ref task = *task_;
+      const index_t n = n_, parts = parts_;
+      next_task* const parts_next = next_.get();
+      for (index_t k = 0; k < parts; ++k) {
+        const index_t part = (thread + k) % parts, end = begin_of(part + 1, n, parts);
+        auto& next = parts_next[part].task;
+        for (index_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < end;) task(i, thread);
+      }
     } catch (...) {
       if (!failed_.exchange(true, std::memory_order_relaxed)) failure_ = std::current_exception();
     }
@@ -178,13 +201,17 @@ class thread_pool {
 
   std::atomic<bool> busy_{false};  // by a call
   worker* workers_ = nullptr;
-  unsigned size_ = 0;                        // how many workers there are
-  std::atomic<std::uint64_t> call_word_{0};  // calls so far << 16 | workers that the last one wants
-  std::atomic<std::uint64_t> gate_{0};  // call << 17 | may workers come in | how many are inside
+  unsigned size_ = 0;  // how many workers there are
   std::atomic<bool> stop_{false};
-  std::atomic<index_t> next_{0};
+  // What workers look at while they wait has a line of its own: were anything else there, they
+  // would take the line away from whoever writes to it. What they need next comes as one line.
+  alignas(line) std::atomic<std::uint64_t> call_word_{
+      0};  // calls so far << 16 | workers that the last one wants
+  alignas(line) std::atomic<std::uint64_t> gate_{
+      0};  // call << 17 | may workers come in | how many are inside
   const task_ref* task_ = nullptr;
-  index_t n_ = 0;
+  index_t n_ = 0, parts_ = 1;
+  std::unique_ptr<next_task[]> next_;
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;  // of the task that failed first
 };
@@ -193,7 +220,7 @@ class thread_pool {
 template <class Arch = default_simd_arch>
 MMREC_INLINE void parallel_for(unsigned threads, index_t n, const task_ref& f) {
   if (n == 1 || threads == 1) {
-    for (index_t i = 0; i < n; ++i) f(i);
+    for (index_t i = 0; i < n; ++i) f(i, 0);
   } else if (n > 1) {
     thread_pool<Arch>::instance().run(threads, n, f);
   }
