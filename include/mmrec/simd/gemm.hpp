@@ -3,9 +3,9 @@
 // Geijn, 2008): blocking, threading and the choice of kernel. The tile is in gemm/microkernel.hpp,
 // copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows*.hpp.
 //
-// A task is a block of C: up to 144 rows and 32 panels of columns. It runs through K in passes of
-// up to 256 steps (4 KiB with registers of 512 bits); in a pass each panel of B meets every tile of
-// A's rows.
+// A task is a block of C (gemm/block_grid.hpp): up to 144 rows and 32 panels of columns. It runs
+// through K in passes of up to 256 steps (4 KiB with registers of 512 bits); in a pass each panel of
+// B meets every tile of A's rows.
 // A finished tile of C goes batch by batch to `epilogue(row, column, lanes, live)`, which owns the
 // store (gemm/results.hpp), or from the registers to its place where that is all there is to do.
 //
@@ -18,13 +18,11 @@
 // chain: how many depends on the number of rows and on how B lies.
 #pragma once
 
+#include <mmrec/simd/gemm/block_grid.hpp>
 #include <mmrec/simd/gemm/few_rows_dots.hpp>
 #include <mmrec/simd/gemm/few_rows_packed.hpp>
 
 namespace mmrec::simd {
-
-/// How many pieces of this size n takes.
-constexpr index_t pieces(index_t n, index_t size) { return (n + size - 1) / size; }
 
 /// Rows of C that are transposed at a time: whole tiles and whole batches.
 template <class V>
@@ -39,15 +37,15 @@ constexpr index_t block_workspace() {
          (turned_rows<V> + tuning::panels * tuning::depth) * tuning::columns;
 }
 
-/// turned_rows rows of a panel, transposed.
+/// turned_rows rows of a panel of so many columns, transposed.
 template <class V>
-const typename V::value_type* turn(const typename V::value_type* panel,
+const typename V::value_type* turn(const typename V::value_type* panel, index_t columns,
                                    typename V::value_type* to) {
   using Acc = typename V::value_type;
   constexpr index_t width = gemm_tuning<V>::columns;
   constexpr auto w = static_cast<index_t>(lanes<V>);
   for (index_t r = 0; r < turned_rows<V>; r += w)
-    for (index_t q = 0; q < width; q += w) {
+    for (index_t q = 0; q < columns; q += w) {
       std::array<const Acc*, lanes<V>> rows;
       std::array<V, lanes<V>> x;
       for (index_t i = 0; i < w; ++i)
@@ -114,14 +112,15 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
           if (last && done == r)
             finish.expect(results_of(r, flip ? std::min(at.rows, r + turned_rows<V>) : end));
           const tile_sums<Acc> sums{pass > 0 ? c + r * width : nullptr, c + r * width, width};
-          const bool stored = last && !flip && store.data && columns == width && end - r == height;
+          const bool stored = last && !flip && store.data && (columns == width || columns == w) &&
+                              end - r == height;
           if (stored)
             multiply_tile<V>(
-                height, left.tile(r, height), panels[i / width], steps,
+                height, columns, left.tile(r, height), panels[i / width], steps,
                 tile_sums<Acc, E>{sums.from, store.data + (at.row + r) * store.row + column,
                                   store.row, store.add});
           else
-            multiply_tile<V>(height, left.tile(r, height), panels[i / width], steps, sums);
+            multiply_tile<V>(height, columns, left.tile(r, height), panels[i / width], steps, sums);
           r = end;
           if (stored) done = r;
           // Finished rows leave at once, so that their stores drain behind the next tile.
@@ -129,7 +128,7 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
           if (flip && r < at.rows && r - done + tuning::rows <= turned_rows<V>) continue;
           const Acc* from = c + done * width;
           if (flip)
-            finish(results_of(done, r), turn<V>(from, turned), turned_rows<V>);
+            finish(results_of(done, r), turn<V>(from, columns, turned), turned_rows<V>);
           else
             finish(results_of(done, r), from, width);
           done = r;
@@ -149,8 +148,8 @@ double gemm_cost(const A& a, const B& b, bool flip) {
   using tuning = gemm_tuning<V>;
   const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1);
   const auto tile_rows = static_cast<double>(padded_rows<V>(rows));
-  const auto padded_columns =
-      static_cast<double>((columns + tuning::columns - 1) / tuning::columns * tuning::columns);
+  constexpr auto w = static_cast<index_t>(lanes<V>);
+  const auto padded_columns = static_cast<double>(pieces(columns, w) * w);
   const double transposing = 0.5, copying = 0.15, turning = flip ? 0.4 : 0.1;  // per element
   const auto steps = static_cast<double>(depth) / steps_in_word<V, factor_t<V, A, B>>;
   return tile_rows * padded_columns * steps / (2.0 * static_cast<double>(lanes<V>)) +
@@ -162,8 +161,7 @@ double gemm_cost(const A& a, const B& b, bool flip) {
 /// All of A B by blocks, for packed or unpacked B.
 template <class V, class A, class B>
 void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
-                 bool flip, results<V> finish) {
-  using tuning = gemm_tuning<V>;
+                 bool flip, results<V> finish, double alone = 0) {
   constexpr double serial_multiplies = 1e5;  // below this one thread does it all
   const index_t rows = a.extent(0), columns = b.columns();
   finish.expect_all(rows * columns);
@@ -172,30 +170,14 @@ void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a
               serial_multiplies
           ? 1
           : thread_count(threads);
-  const index_t block_rows =
-      pieces(pieces(rows, pieces(rows, tuning::block_rows)), tuning::rows) * tuning::rows;
-  const index_t row_blocks = pieces(rows, block_rows);
-  // Columns are cut finer when rows alone do not feed every thread.
-  index_t block_columns = tuning::block_columns;
-  while (threads > 1 && block_columns > tuning::columns &&
-         row_blocks * pieces(columns, block_columns) < 2 * index_t(threads))
-    block_columns /= 2;
-  const index_t tasks = row_blocks * pieces(columns, block_columns);
-  const auto workers = static_cast<unsigned>(std::min<index_t>(threads, tasks));
-  // One workspace per worker, not per task: a task may run on any thread.
-  const auto space = static_cast<std::size_t>(block_workspace<V>());
-  scratch<typename V::value_type> work(memory, workers * space);
-  std::atomic<index_t> next{0};
-  parallel_for(workers, workers, [&](index_t worker) {
-    for (index_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-      // All rows meet some columns of B while the last-level cache has them.
-      const index_t row = task % row_blocks * block_rows,
-                    column = task / row_blocks * block_columns;
-      gemm_block<V>(a, b,
-                    {row, std::min(block_rows, rows - row), column,
-                     std::min(block_columns, columns - column)},
-                    flip, work.data() + static_cast<std::size_t>(worker) * space, finish);
-    }
+  const block_grid<V> blocks(rows, columns, threads, alone);
+  const index_t tasks = blocks.tasks();
+  // One workspace per thread, not per task: a task may run on any thread.
+  const index_t workers = std::min<index_t>(threads, tasks);
+  const index_t space = block_workspace<V>();
+  scratch<typename V::value_type> work(memory, static_cast<std::size_t>(workers * space));
+  parallel_for(static_cast<unsigned>(workers), tasks, [&](index_t task, index_t thread) {
+    gemm_block<V>(a, b, blocks[task], flip, work.data() + thread * space, finish);
   });
 }
 
@@ -204,9 +186,10 @@ template <class V, class A, class B>
 void gemm_packing(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                   bool flip, const results<V>& finish) {
   using E = factor_t<V, A, B>;
-  if (a.extent(0) <= gemm_tuning<V>::block_rows)
-    return gemm_blocks<V>(threads, memory, a, unpacked_matrix<V, B, E>(b, a.extent(0)), flip,
-                          finish);
+  // Or where the second level keeps all of it as it lies.
+  const unpacked_matrix<V, B, E> unpacked(b, a.extent(0));
+  if (a.extent(0) <= gemm_tuning<V>::block_rows || unpacked.close())
+    return gemm_blocks<V>(threads, memory, a, unpacked, flip, finish, b.stride(1) == 1 ? 0.2 : 0.7);
   packed_matrix<V, E> packed(memory, b.extent(0), b.extent(1));
   packed.pack(b, thread_count(threads));
   gemm_blocks<V>(threads, memory, a, packed, flip, finish);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The microkernel: a tile of up to 12 rows and 2 batches of columns, accumulated in registers.
+// The microkernel: a tile of up to 12 rows and 2 batches of columns, accumulated in registers. One
+// batch where no more columns exist: its rows alone are enough chains to keep the units busy.
 //
 // Per step of k it loads two batches of the right factor and broadcasts one element of the left
 // factor per row: 24 multiply-adds for 14 loads with 32 registers (12 and 8 with 16), so the
@@ -90,19 +91,20 @@ MMREC_INLINE const E* in_register(const E* p) {
 /// then also step, of a packed tile.
 enum class tile_layout { rows, steps, packed };
 
-/// The products of `depth` steps, added to the sums of a tile.
-template <class V, index_t Rows, tile_layout Layout, class E, class To>
+/// The products of `depth` steps, added to the sums of a tile of one or two batches of columns.
+template <class V, index_t Rows, std::size_t Batches, tile_layout Layout, class E, class To>
 void microkernel(const left_tile<E>& a, const right_panel<E>& b, index_t depth,
                  const tile_sums<typename V::value_type, To>& sums) {
   using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr auto rows = static_cast<std::size_t>(Rows);
   constexpr index_t word = steps_in_word<V, E>;
+  constexpr bool both = Batches == 2;
   std::array<V, rows> left, right;
   unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
     constexpr index_t at = 2 * static_cast<index_t>(r()) * w;
     left[r] = sums.from ? V::load_unaligned(sums.from + at) : V(Acc(0));
-    right[r] = sums.from ? V::load_unaligned(sums.from + at + w) : V(Acc(0));
+    if constexpr (both) right[r] = sums.from ? V::load_unaligned(sums.from + at + w) : V(Acc(0));
   });
   // Three rows to a pointer: offsets of 0, 1 and 2 strides are what one address can express.
   constexpr bool by_rows = Layout == tile_layout::rows;
@@ -119,12 +121,13 @@ void microkernel(const left_tile<E>& a, const right_panel<E>& b, index_t depth,
   const auto advance = [&](auto count) MMREC_LAMBDA_INLINE {
     unroll<count>([&](auto ahead) MMREC_LAMBDA_INLINE {
       // In registers: GCC would rather load them again for every multiply-add.
-      const V b0 = rounded(load_words<V>(panel)), b1 = rounded(load_words<V>(panel + w * word));
+      const V b0 = rounded(load_words<V>(panel)),
+              b1 = both ? rounded(load_words<V>(panel + w * word)) : b0;
       constexpr index_t behind = by_rows ? 0 : static_cast<index_t>(ahead());
       unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
         const V x = repeat_word<V>(from[r / 3] + static_cast<index_t>(r % 3) * row + behind * step);
         left[r] = multiply_words<V, E>(x, b0, left[r]);
-        right[r] = multiply_words<V, E>(x, b1, right[r]);
+        if constexpr (both) right[r] = multiply_words<V, E>(x, b1, right[r]);
       });
       panel += b_step;
       if constexpr (by_rows)
@@ -152,23 +155,31 @@ void microkernel(const left_tile<E>& a, const right_panel<E>& b, index_t depth,
   for (; k < words; ++k) advance(std::integral_constant<std::size_t, 1>{});
   unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
     To* to = sums.to + static_cast<index_t>(r()) * sums.row;
-    if (sums.add) {
-      left[r] = left[r] + load_lanes<V>(to);
-      right[r] = right[r] + load_lanes<V>(to + w);
+    if (sums.add) left[r] = left[r] + load_lanes<V>(to);
+    if constexpr (both) {
+      if (sums.add) right[r] = right[r] + load_lanes<V>(to + w);
+      store_batches(to, std::array<V, 2>{left[r], right[r]});
+    } else {
+      store_batches(to, std::array<V, 1>{left[r]});
     }
-    store_batches(to, std::array<V, 2>{left[r], right[r]});
   });
 }
 
-/// The microkernel of this height for a left factor of either orientation.
+/// The microkernel of this height, and for so many columns, for a left factor of either
+/// orientation.
 template <class V, class E, class To>
-void multiply_tile(index_t height, const left_tile<E>& a, const right_panel<E>& b, index_t depth,
-                   const tile_sums<typename V::value_type, To>& sums) {
+void multiply_tile(index_t height, index_t columns, const left_tile<E>& a, const right_panel<E>& b,
+                   index_t depth, const tile_sums<typename V::value_type, To>& sums) {
+  const auto run_batches = [&]<index_t Rows, std::size_t Batches>() {
+    using enum tile_layout;
+    if (a.step == 1) return microkernel<V, Rows, Batches, rows>(a, b, depth, sums);
+    if (a.step == Rows) return microkernel<V, Rows, Batches, packed>(a, b, depth, sums);
+    if constexpr (steps_in_word<V, E> == 1) microkernel<V, Rows, Batches, steps>(a, b, depth, sums);
+  };
   const auto run = [&]<index_t Rows>() {
-    if (a.step == 1) return microkernel<V, Rows, tile_layout::rows>(a, b, depth, sums);
-    if (a.step == Rows) return microkernel<V, Rows, tile_layout::packed>(a, b, depth, sums);
-    if constexpr (steps_in_word<V, E> == 1)
-      microkernel<V, Rows, tile_layout::steps>(a, b, depth, sums);
+    if (columns <= static_cast<index_t>(lanes<V>))
+      return run_batches.template operator()<Rows, 1>();
+    run_batches.template operator()<Rows, 2>();
   };
   if (height == 4) return run.template operator()<4>();
   if (height == 6) return run.template operator()<6>();

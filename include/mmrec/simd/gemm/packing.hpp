@@ -128,11 +128,18 @@ class unpacked_matrix {
   index_t depth() const { return b_.extent(0); }
   index_t columns() const { return b_.extent(1); }
   static index_t together(index_t columns) { return panels_together<V>(columns); }
+  /// Are panels read in place from rows so close that the second-level cache may keep all of them?
+  bool close() const {
+    const index_t apart = std::abs(b_.stride(0)) * static_cast<index_t>(sizeof(E));
+    return read_in_place_ && gemm_tuning<V>::streams && steps_in_word<V, E> == 1 &&
+           in_place<E>(b_, 0, 0) && apart * depth() <= (index_t{1} << 19) && apart % 1024 != 0;
+  }
   right_panels<E> panels(index_t column, index_t count, index_t k, index_t steps,
                          Acc* space) const {
     constexpr index_t width = gemm_tuning<V>::columns;
+    constexpr auto w = static_cast<index_t>(lanes<V>);  // what the last tile reads may be one batch
     if constexpr (steps_in_word<V, E> == 1)
-      if (column + count <= columns() && count % width == 0 && read_in_place_)
+      if (column + count <= columns() && count % w == 0 && read_in_place_)
         if (const E* data = in_place<E>(b_, k, column)) return {data, b_.stride(0), width};
     const index_t apart = padded_steps<V, E>(steps) * width;
     E* const to = reinterpret_cast<E*>(space);
