@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vector linear: one product with bias, activation and dropout in its epilogue; backward, one pass
-// that forms du in the accumulator's type, then dx = du W and dW = du^T x by the same product, and
-// a column sum. du is the only scratch; identity without dropout reads dy itself. Where bfloat16
+// that forms du in the accumulator's type, a column sum, then dx = du W and dW = du^T x by the same
+// product. du is the only scratch; identity without dropout reads dy itself. Where bfloat16
 // has a dot product, du of relu, which is dy or 0, stays bfloat16.
 #pragma once
 
@@ -42,6 +42,23 @@ void sum_columns(unsigned threads, std::pmr::memory_resource* memory, index_t ro
     for (index_t j = first; j < end; j += w)
       sink(j, V::load_unaligned(to + j), static_cast<std::size_t>(std::min(w, end - j)));
   });
+}
+
+/// dbias, if it is asked for: the sum of du over its rows.
+template <class V, class U, class T>
+void bias_gradient(unsigned threads, std::pmr::memory_resource* memory, const view<const U, 2>& du,
+                   const linear_gradients<T>& gradients) {
+  if (!gradients.dbias) return;
+  sum_columns<V>(
+      threads, memory, du.extent(0), du.extent(1),
+      [&](index_t i, index_t j, std::size_t live)
+          MMREC_LAMBDA_INLINE { return take<V>(&du(i, j), du.stride(1), live); },
+      [&](index_t j, const V& total, std::size_t live) {
+        const index_t stride = gradients.dbias.stride(0);
+        T* p = &gradients.dbias(j);
+        put(p, stride, gradients.accumulate_parameters ? total + take<V>(p, stride, live) : total,
+            live);
+      });
 }
 
 }  // namespace simd
@@ -100,39 +117,38 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
                                           simd::operand<T>(x), finish);
                           });
   };
-  const auto into_dbias = [&](index_t j, const V& total, std::size_t live) {
-    if (!gradients.dbias) return;
-    const index_t stride = gradients.dbias.stride(0);
-    T* p = &gradients.dbias(j);
-    simd::put(p, stride,
-              gradients.accumulate_parameters ? total + simd::take<V>(p, stride, live) : total,
-              live);
-  };
   if (std::same_as<Activation, activation::identity> && !gradients.dropout.active()) {
-    if (gradients.dbias)
-      simd::sum_columns<V>(
-          backend.threads, memory, rows, outputs,
-          [&](index_t i, index_t j, std::size_t live)
-              MMREC_LAMBDA_INLINE { return simd::take<V>(&dy(i, j), dy.stride(1), live); },
-          into_dbias);
+    simd::bias_gradient<V>(backend.threads, memory, dy, gradients);
     return products(dy);
   }
   const V keep(static_cast<Acc>(1 - gradients.dropout.rate));
   const auto form_du = [&]<class U>(scratch<U> memory_du) {
-    simd::sum_columns<V>(
-        backend.threads, memory, rows, outputs,
-        [dy, saved = gradients.saved, dropout = gradients.dropout, to = memory_du.data(), keep,
-         outputs](index_t i, index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
-          const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);
-          const V kept = saved ? simd::take<V>(&saved(i, j), saved.stride(1), live) : V(0);
-          const V factor =
-              dropout.active() ? simd::dropout_factors<V>(dropout, i * outputs + j, live) : V(1);
-          const V du = detail::preactivation_gradient<Activation>(g, kept, factor, keep);
-          simd::put(to + i * outputs + j, 1, du, live);
-          return du;
-        },
-        into_dbias);
-    products(view<const U, 2>(memory_du.data(), {rows, outputs}));
+    const view<const U, 2> du(memory_du.data(), {rows, outputs});
+    const auto row = [dy, saved = gradients.saved, dropout = gradients.dropout,
+                      to = memory_du.data(), keep, outputs](index_t i) MMREC_LAMBDA_INLINE {
+      constexpr auto w = static_cast<index_t>(simd::lanes<V>);
+      const auto put = [&](index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
+        const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);
+        const V kept = saved ? simd::take<V>(&saved(i, j), saved.stride(1), live) : V(0);
+        const V factor =
+            dropout.active() ? simd::dropout_factors<V>(dropout, i * outputs + j, live) : V(1);
+        simd::put(to + i * outputs + j, 1,
+                  detail::preactivation_gradient<Activation>(g, kept, factor, keep), live);
+      };
+      index_t j = 0;
+      for (; j + w <= outputs; j += w) put(j, simd::lanes<V>);
+      if (j < outputs) put(j, static_cast<std::size_t>(outputs - j));
+    };
+    // By rows, which are in the caches of the thread that wrote them; sums take columns.
+    const index_t together = 1 + 4096 / std::max<index_t>(1, outputs);
+    simd::parallel_for(rows * outputs < 16384 ? 1 : simd::thread_count(backend.threads),
+                       simd::pieces(rows, together), [&](index_t task) {
+                         const auto each = row;  // a copy that no store can change
+                         const index_t end = std::min(rows, (task + 1) * together);
+                         for (index_t i = task * together; i < end; ++i) each(i);
+                       });
+    simd::bias_gradient<V>(backend.threads, memory, du, gradients);
+    products(du);
   };
   const auto size = static_cast<std::size_t>(std::max<index_t>(1, rows * outputs));
   if constexpr (std::same_as<Activation, activation::relu> && simd::has_dot_pairs<V, T>)
