@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <string>
+#include <type_traits>
 
 namespace mmrec {
 
@@ -55,6 +56,15 @@ inline V load_unit(const T* p, std::size_t live) {
 template <class V, class T>
 inline void store_unit(T* p, const V& v, std::size_t live) {
   lane_traits<V>::store(p, v, live);
+}
+
+/// Asks for a row of n elements, which may be null, before it is needed: a walk that comes back to
+/// each of many rows is more streams than the hardware follows.
+template <class T>
+inline void ask_for_row(const T* p, index_t n) {
+  constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+  if (p)
+    for (index_t j = 0; j < n; j += line) __builtin_prefetch(p + j, !std::is_const_v<T>);
 }
 
 /// f(column, live) for the units of a row of n columns.

@@ -80,6 +80,19 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
     };
   };
 
+  const auto ask_for = [&](index_t b, index_t t) {
+    const index_t i = b * time + t;
+    ask_for_row(&g(b, t, 0), d);
+    ask_for_row(&z(b, t, 0), d);
+    ask_for_row(&gamma(b, t, 0), d);
+    ask_for_row(&out.gates(b, t, 0), 2 * d);
+    ask_for_row<const Acc>(p.data() + i * d, d);
+    ask_for_row(a.data() + i * width, width);
+    if (out.dgamma) ask_for_row(&out.dgamma(b, t, 0), d);
+    if (form.mix_gate && out.dz) ask_for_row(own_dz.data() + i * d, d);
+    if (!form.mix_gate && out.dz) ask_for_row(&out.dz(b, t, 0), d);
+  };
+
   product<B, Acc> weights(backend, width, d);
   weights.pack(state_weights<false>(backend, w, form));
   const view<const Acc, 2> all_a{a.data(), {tokens, width}};
@@ -108,6 +121,7 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
             gradients(ej, j, live);
           });
         }
+        for (index_t b = row; t > from && b < last; ++b) ask_for(b, t - 1);
         const view<const Acc, 3> at_t{
             a.data() + t * width, {batch, 1, width}, {time * width, width, 1}};
         weights.apply(as_operand(backend, at_t), row, last - row,

@@ -144,6 +144,15 @@ void solve_steps(const B& backend, const view<const T, 3>& z, const view<const T
       });
     }
   };
+  const auto ask_for = [&](index_t t, index_t row, index_t rows) {
+    for (index_t b = row; b < row + rows; ++b) {
+      ask_for_row(&z(b, t, 0), d);
+      ask_for_row(&gamma(b, t, 0), d);
+      if (form.mix_gate) ask_for_row(mixed + (b * z.extent(1) + t) * d, d);
+      ask_for_row(&h(b, t, 0), d);
+      if (gates) ask_for_row(&gates(b, t, 0), 2 * d);
+    }
+  };
   const auto into = [width](Acc* u, index_t row) {
     return [=](index_t i, index_t j, const V& v, std::size_t live) {
       store_unit(u + (i - row) * width + j, v, live);
@@ -172,6 +181,7 @@ void solve_steps(const B& backend, const view<const T, 3>& z, const view<const T
     Acc* u = work + work_size;
     for (index_t t = from; t < from + steps; ++t) {
       if (rows <= 0) break;
+      ask_for(t, row, rows);
       weights.apply(as_operand(backend, p), row, rows, work, into(u, row));
       finish(t, row, rows, u);
     }
