@@ -4,8 +4,8 @@
 // copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows*.hpp.
 //
 // A task is a block of C (gemm/block_grid.hpp): up to 144 rows and 32 panels of columns. It runs
-// through K in passes of up to 256 steps (4 KiB with registers of 512 bits); in a pass each panel of
-// B meets every tile of A's rows.
+// through K in passes of up to 256 steps (4 KiB with registers of 512 bits); in a pass each panel
+// of B meets every tile of A's rows.
 // A finished tile of C goes batch by batch to `epilogue(row, column, lanes, live)`, which owns the
 // store (gemm/results.hpp), or from the registers to its place where that is all there is to do.
 //
@@ -145,7 +145,6 @@ namespace detail {
 /// packing and turning cost decides between the two ways.
 template <class V, class A, class B>
 double gemm_cost(const A& a, const B& b, bool flip) {
-  using tuning = gemm_tuning<V>;
   const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1);
   const auto tile_rows = static_cast<double>(padded_rows<V>(rows));
   constexpr auto w = static_cast<index_t>(lanes<V>);
