@@ -19,6 +19,7 @@
 
 #include <mmrec/loops.hpp>
 
+#include <algorithm>
 #include <array>
 #include <concepts>
 #include <utility>
@@ -65,30 +66,57 @@ void embedding(const B& backend, const view<const Id, 1>& ids, const E& table, c
   embedding_rows(backend, ids, from, to);
 }
 
-/// What embedding_backward does once its other arguments are checked.
+namespace detail {
+
+/// Where a sum may be stored on the way: row after row, as they lie. Threads own columns, so that no
+/// two of them meet in one element.
 template <loop_backend B, element T, std::integral Id>
-void embedding_backward_rows(const B& backend, const view<const T, 2>& from,
-                             const view<const Id, 1>& ids, const view<T, 2>& to) {
+void add_in_order(const B& backend, const view<const T, 2>& from, const view<const Id, 1>& ids,
+                  const view<T, 2>& to) {
+  using V = lanes_of<B, T>;
+  constexpr index_t ahead = 3, line = 64 / sizeof(T), lanes = lane_traits<V>::count;
+  const index_t rows = ids.extent(0), n = to.extent(1), units = (n + lanes - 1) / lanes;
+  const index_t strips = std::clamp<index_t>(units / 4, 1, workers(backend));
+  const index_t w = std::max<index_t>(1, (units + strips - 1) / strips) * lanes;
+  const auto target = [&](index_t i, index_t column) {
+    return &to(static_cast<index_t>(ids(i)), column);
+  };
+  for_each_row(backend, (n + w - 1) / w, rows * w, [&](index_t strip) {
+    const index_t begin = strip * w, width = std::min(w, n - begin);
+    for (index_t i = 0; i < rows; ++i) {
+      if (i + ahead < rows)
+        for (index_t j = 0; j < width; j += line)
+          __builtin_prefetch(target(i + ahead, begin + j), 1);
+      T* const sums = target(i, begin);
+      const T* const row = &from(i, begin);
+      for_units<V>(width, [&](index_t j, std::size_t live) {
+        store_unit(sums + j, load_unit<V>(sums + j, live) + load_unit<V>(row + j, live), live);
+      });
+    }
+  });
+}
+
+/// Where it is rounded when it is stored: the rows of an id as a list in their order, summed up in
+/// strips of columns that stay in registers. An id is one thread's; only the heads of ids that occur
+/// are touched.
+template <loop_backend B, element T, std::integral Id>
+void add_by_id(const B& backend, const view<const T, 2>& from, const view<const Id, 1>& ids,
+               const view<T, 2>& to) {
   using V = lanes_of<B, accumulator_t<T>>;
-  const index_t rows = ids.extent(0), n = to.extent(1);
-  check_ids("embedding_backward", "ids", ids, to.extent(0));
-  // The rows of an id as a list in their order; only the heads of ids that occur are touched.
+  constexpr index_t units = 8, lanes = lane_traits<V>::count, w = units * lanes;
+  const index_t rows = ids.extent(0), n = to.extent(1), strips = (n + w - 1) / w;
   const auto id_of = [&](index_t i) { return static_cast<index_t>(ids(i)); };
   scratch<index_t> lists(scratch_of(backend), static_cast<std::size_t>(to.extent(0) + rows + 1));
   index_t *first = lists.data(), *next = first + to.extent(0);
   for (index_t i = 0; i < rows; ++i) first[id_of(i)] = -1;
   for (index_t i = rows; i-- > 0;) next[i] = std::exchange(first[id_of(i)], i);
-  // An id's rows are one thread's, in strips of columns whose sums stay in registers.
-  constexpr index_t units = 8, w = units * lane_traits<V>::count;
-  const index_t strips = (n + w - 1) / w;
   for_each_row(backend, rows * strips, w, [&](index_t task) {
     const index_t i = task / strips, begin = task % strips * w;
     if (first[id_of(i)] != i) return;
     T* const target = &to(id_of(i), begin);
     const auto add_all = [&]<std::size_t N>(std::array<V, N> total, index_t j, std::size_t live) {
       const auto each = [&](const auto& f) {
-        for (std::size_t u = 0; u < N; ++u)
-          f(total[u], j + static_cast<index_t>(u) * lane_traits<V>::count);
+        for (std::size_t u = 0; u < N; ++u) f(total[u], j + static_cast<index_t>(u) * lanes);
       };
       each([&](V& t, index_t at) { t = load_unit<V>(target + at, live); });
       for (index_t k = i; k >= 0; k = next[k]) {
@@ -98,11 +126,24 @@ void embedding_backward_rows(const B& backend, const view<const T, 2>& from,
       each([&](V& t, index_t at) { store_unit(target + at, t, live); });
     };
     if (n - begin >= w)
-      add_all(std::array<V, units>{}, 0, static_cast<std::size_t>(lane_traits<V>::count));
+      add_all(std::array<V, units>{}, 0, static_cast<std::size_t>(lanes));
     else
       for_units<V>(n - begin,
                    [&](index_t j, std::size_t live) { add_all(std::array<V, 1>{}, j, live); });
   });
+}
+
+}  // namespace detail
+
+/// What embedding_backward does once its other arguments are checked.
+template <loop_backend B, element T, std::integral Id>
+void embedding_backward_rows(const B& backend, const view<const T, 2>& from,
+                             const view<const Id, 1>& ids, const view<T, 2>& to) {
+  check_ids("embedding_backward", "ids", ids, to.extent(0));
+  if constexpr (std::same_as<T, accumulator_t<T>>)
+    detail::add_in_order(backend, from, ids, to);
+  else
+    detail::add_by_id(backend, from, ids, to);
 }
 
 template <backend_tag B, std::integral Id, readable_array<2> G, writable_array<2> D>
