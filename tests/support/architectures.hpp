@@ -17,7 +17,8 @@ using narrower_architectures = decltype(std::tuple_cat(
     std::declval<std::conditional_t<Arch::supported() && !std::is_same_v<Arch, default_simd_arch>,
                                     std::tuple<Arch>, std::tuple<>>>()...));
 using known_architectures =
-    narrower_architectures<xsimd::sse2, xsimd::fma3<xsimd::avx2>, xsimd::avx512bw, xsimd::neon64>;
+    narrower_architectures<xsimd::sse2, xsimd::sse4_2, xsimd::fma3<xsimd::avx2>, xsimd::avx512bw,
+                           xsimd::neon64>;
 using all_architectures = std::conditional_t<(std::tuple_size_v<known_architectures> > 0),
                                              known_architectures, std::tuple<default_simd_arch>>;
 
