@@ -74,42 +74,49 @@ struct linear_scan_options {
 
 namespace detail {
 
-/// The arguments of a forward scan, put together in place: copying views that were just written
-/// would cost more than a short scan.
-template <class State, class T, class... In>
-sweep_args<T, State, sizeof...(In), 1, 0> scan_args(const char* function, const view<T, 3>& y,
-                                                    const scan_options<State>& options,
-                                                    const In&... in) {
-  return {.in = {read(in)...},
-          .out = {{{y}}},
-          .carry_in = options.initial,
-          .carry_out = {options.final},
-          .offsets = options.offsets,
-          .function = function};
+/// Is this argument left out altogether?
+template <class T>
+bool absent(const view<T, 2>& v) {
+  return !v && v.extent(0) == 0 && v.extent(1) == 0;
+}
+
+/// The arguments of a forward scan, each put where it belongs by one copy, states only where there
+/// are any: the processor waits for what is read in other pieces than it was just written.
+template <class State, class Y, class... In>
+sweep_args<element_of<Y>, State, sizeof...(In), 1, 0> scan_args(const char* function, const Y& y,
+                                                                const scan_options<State>& options,
+                                                                const In&... in) {
+  sweep_args<element_of<Y>, State, sizeof...(In), 1, 0> args{.in = {read(in)...},
+                                                             .out = {{{as_view(y)}}},
+                                                             .offsets = options.offsets,
+                                                             .function = function};
+  if (!absent(options.initial)) args.carry_in = options.initial;
+  if (!absent(options.final)) args.carry_out.out = options.final;
+  return args;
 }
 
 /// Sees in a few comparisons that no check can fail: dense arrays of one layout, in place or apart,
 /// and no states or segments. Short scans would spend most of their time on the checks.
-template <class T, class State, std::size_t NI>
-bool surely_valid(const sweep_args<T, State, NI, 1, 0>& args) {
-  const auto& y = args.out[0].out;
-  const index_t batch = y.extent(0), time = y.extent(1), channels = y.extent(2);
-  const bool time_last = y.stride(2) != 1;
+template <class State, class Y, class... In>
+bool surely_valid(const Y& y, const scan_options<State>& options, const In&... in) {
+  const auto extent = [](const auto& v, int i) { return static_cast<index_t>(v.extent(i)); };
+  const auto stride = [](const auto& v, int i) { return static_cast<index_t>(v.stride(i)); };
+  const index_t batch = extent(y, 0), time = extent(y, 1), channels = extent(y, 2);
+  const bool time_last = stride(y, 2) != 1;
   const index_t step = time_last ? 1 : channels, channel = time_last ? time : 1;
   const auto dense = [&](const auto& v) {
-    return v && v.extent(0) == batch && v.extent(1) == time && v.extent(2) == channels &&
-           v.stride(2) == channel && v.stride(1) == step && v.stride(0) == time * channels;
+    return v.data_handle() && extent(v, 0) == batch && extent(v, 1) == time &&
+           extent(v, 2) == channels && stride(v, 2) == channel && stride(v, 1) == step &&
+           stride(v, 0) == time * channels;
   };
-  const auto absent = [](const auto& v) { return !v && v.extent(0) == 0 && v.extent(1) == 0; };
-  bool sure = dense(y) && batch > 0 && time > 0 && channels > 0 && args.offsets.empty() &&
-              absent(args.carry_in) && absent(args.carry_out.out);
-  const auto bytes = static_cast<std::uintptr_t>(y.size()) * sizeof(T);
-  for (const auto& x : args.in) {
+  const auto bytes = static_cast<std::uintptr_t>(batch * time * channels) * sizeof(element_of<Y>);
+  const auto apart = [&](const auto& x) {
     const auto distance = reinterpret_cast<std::uintptr_t>(x.data_handle()) -
                           reinterpret_cast<std::uintptr_t>(y.data_handle());
-    sure = sure && dense(x) && (distance == 0 || (distance >= bytes && distance <= -bytes));
-  }
-  return sure;
+    return distance == 0 || (distance >= bytes && distance <= -bytes);
+  };
+  return dense(y) && batch > 0 && time > 0 && channels > 0 && options.offsets.empty() &&
+         absent(options.initial) && absent(options.final) && ((dense(in) && apart(in)) && ...);
 }
 
 /// All checks, compiled once for scans of any types and numbers of inputs.
@@ -146,12 +153,15 @@ MMREC_COLD void check_scan(const std::array<const char*, NI>& names, const char*
   }(std::make_index_sequence<NI>{});
 }
 
-template <class B, class Op, class T, class State, std::size_t NI>
-void run_scan(const B& backend, const Op& op, const std::array<const char*, NI>& names,
-              const char* y_name, const sweep_args<T, State, NI, 1, 0>& args, bool exclusive) {
+template <class B, class Op, class State, class Y, class... In>
+void run_scan(const B& backend, const Op& op, const char* function,
+              const std::array<const char*, sizeof...(In)>& names, const char* y_name, const Y& y,
+              const scan_options<State>& options, const In&... in) {
   require_built<B>();
-  if (!surely_valid(args)) check_scan(names, y_name, args);
-  if (exclusive)
+  const bool valid = surely_valid(y, options, in...);
+  const auto args = scan_args(function, y, options, in...);
+  if (!valid) check_scan(names, y_name, args);
+  if (options.exclusive)
     sweep(backend, scan_ops::forward<Op, true>{op}, args);
   else
     sweep(backend, scan_ops::forward<Op, false>{op}, args);
@@ -164,8 +174,7 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void cumsum(const B& backend, const X& x, const Y& y,
             const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan(backend, scan_ops::cumsum{}, std::array{"x"}, "y",
-                   detail::scan_args("cumsum", as_view(y), options, x), options.exclusive);
+  detail::run_scan(backend, scan_ops::cumsum{}, "cumsum", {"x"}, "y", y, options, x);
 }
 
 /// y_t = x_t y_{t-1}; the identity is 1. Never through logarithms: zeros and signs are exact.
@@ -173,8 +182,7 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void cumprod(const B& backend, const X& x, const Y& y,
              const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan(backend, scan_ops::cumprod{}, std::array{"x"}, "y",
-                   detail::scan_args("cumprod", as_view(y), options, x), options.exclusive);
+  detail::run_scan(backend, scan_ops::cumprod{}, "cumprod", {"x"}, "y", y, options, x);
 }
 
 /// L_t = clamp(log(x_t + epsilon), lower, upper) + L_{t-1}: the cumulative product as logarithms.
@@ -184,9 +192,8 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void log_cumprod(const B& backend, const X& x, const Y& y,
                  const log_cumprod_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan(backend, scan_ops::log_cumprod{{}, options.domain}, std::array{"x"}, "y",
-                   detail::scan_args("log_cumprod", as_view(y), options.common(), x),
-                   options.exclusive);
+  detail::run_scan(backend, scan_ops::log_cumprod{{}, options.domain}, "log_cumprod", {"x"}, "y", y,
+                   options.common(), x);
 }
 
 /// y_t = log(exp(x_t) + exp(y_{t-1})); the identity is -inf. Computed as a scaled pair (m, S),
@@ -195,8 +202,7 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void logcumsumexp(const B& backend, const X& x, const Y& y,
                   const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan(backend, scan_ops::logcumsumexp{}, std::array{"x"}, "y",
-                   detail::scan_args("logcumsumexp", as_view(y), options, x), options.exclusive);
+  detail::run_scan(backend, scan_ops::logcumsumexp{}, "logcumsumexp", {"x"}, "y", y, options, x);
 }
 
 /// h_t = a_t h_{t-1} + b_t, the diagonal linear recurrence; the default initial state is 0.
@@ -209,9 +215,8 @@ void linear_scan(const B& backend, const A& a, const In& b, const H& h,
                  const linear_scan_options<detail::state_t<Acc, element_of<H>>>& options = {}) {
   detail::require_one_type<element_of<A>, element_of<In>, element_of<H>>();
   const auto run = [&]<bool LogGates>() {
-    detail::run_scan(backend, scan_ops::linear<LogGates>{}, std::array{"a", "b"}, "h",
-                     detail::scan_args("linear_scan", as_view(h), options.common(), a, b),
-                     options.exclusive);
+    detail::run_scan(backend, scan_ops::linear<LogGates>{}, "linear_scan", {"a", "b"}, "h", h,
+                     options.common(), a, b);
   };
   options.gates == gates::logs ? run.template operator()<true>() : run.template operator()<false>();
 }
@@ -224,9 +229,8 @@ template <class Acc = void, backend_tag B, readable_array<3> A, readable_array<3
 void log_linear_scan(const B& backend, const A& al, const In& be, const L& l,
                      const scan_options<detail::state_t<Acc, element_of<L>>>& options = {}) {
   detail::require_one_type<element_of<A>, element_of<In>, element_of<L>>();
-  detail::run_scan(backend, scan_ops::log_linear{}, std::array{"al", "be"}, "l",
-                   detail::scan_args("log_linear_scan", as_view(l), options, al, be),
-                   options.exclusive);
+  detail::run_scan(backend, scan_ops::log_linear{}, "log_linear_scan", {"al", "be"}, "l", l,
+                   options, al, be);
 }
 
 /// y_t = op(y_{t-1}, x_t) with your own associative operator and its identity element. `op` is
@@ -239,8 +243,8 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void inclusive_scan(const B& backend, const X& x, const Y& y, const Op& op, double identity,
                     const scan_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
-  detail::run_scan(backend, scan_ops::user<Op>{op, identity}, std::array{"x"}, "y",
-                   detail::scan_args("inclusive_scan", as_view(y), options, x), options.exclusive);
+  detail::run_scan(backend, scan_ops::user<Op>{op, identity}, "inclusive_scan", {"x"}, "y", y,
+                   options, x);
 }
 
 }  // namespace mmrec

@@ -91,6 +91,10 @@ template <class A>
 auto read(const A& a) {
   return view<const element_of<A>, decltype(as_view(a))::rank()>(as_view(a));
 }
+template <class T, std::size_t Rank>
+view<const T, Rank> read(const view<T, Rank>& v) {
+  return v;
+}
 
 template <class... T>
 constexpr void require_one_type() {

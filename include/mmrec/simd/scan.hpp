@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vector sweep: lanes are independent sequences, time is a loop, carries stay in registers. The
-// layout decides what the lanes are: neighbouring channels (scan/channels.hpp), neighbouring
-// channels of several sequences where there are few (scan/quads.hpp), or one channel of each of
-// several sequences (scan/rows.hpp).
+// layout decides what the lanes are: neighbouring channels (scan/channels.hpp); where there are few,
+// those of several sequences side by side (scan/abreast.hpp) or in one register (scan/quads.hpp); or
+// one channel of each of several sequences (scan/rows.hpp).
 // Budget: one read of each input, one write of each output; 2 accesses for cumprod, 3 for
 // linear_scan.
 #pragma once
 
+#include <mmrec/simd/scan/abreast.hpp>
 #include <mmrec/simd/scan/channels.hpp>
 #include <mmrec/simd/scan/quads.hpp>
 #include <mmrec/simd/scan/rows.hpp>
@@ -42,7 +43,11 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
                         {worth_streaming<V>(args, 1, lanes<Row>), late});
     return;
   }
-  if constexpr (has_quads<V, T> && sizeof(V) > 16) {
+  if constexpr (has_late<Op> && !scan_ops::costly<Op>) {
+    if (channels <= static_cast<index_t>(lanes<V>) && args.offsets.empty() && !empty &&
+        share_abreast<V, Row, Arch>(threads, op, args, late))
+      return;
+  } else if constexpr (has_quads<V, T> && sizeof(V) > 16) {
     constexpr auto q = static_cast<index_t>(quad<T>);
     if (channels < static_cast<index_t>(lanes<V>) && channels % q == 0 && sequences > 1 &&
         args.offsets.empty() && !empty) {

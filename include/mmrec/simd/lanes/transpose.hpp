@@ -115,6 +115,34 @@ MMREC_INLINE raw_t<V> load_quads(const Rows& rows, std::size_t first, index_t of
   if constexpr (sizeof(V) == 16) return parts[0];
 }
 
+/// A register of one quad; its other lanes are 0.
+template <class V, class T>
+MMREC_INLINE V load_quad(const T* p) {
+  vector_t<T, quad<T>> part;
+  std::memcpy(&part, p, 16);
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32)
+    return from_raw<V>(
+        std::bit_cast<raw_t<V>>(_mm256_zextps128_ps256(std::bit_cast<__m128>(part))));
+#endif
+  if constexpr (sizeof(V) == 16) return from_raw<V>(part);
+}
+
+/// Stores the quads of two such registers next to each other.
+template <class V, class T>
+MMREC_INLINE void store_two_quads(T* p, const V& x, const V& y) {
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) {
+    const auto a = std::bit_cast<__m256>(raw(x)), b = std::bit_cast<__m256>(raw(y));
+    const __m256 both = _mm256_insertf128_ps(a, _mm256_castps256_ps128(b), 1);
+    std::memcpy(static_cast<void*>(p), &both, 32);
+    return;
+  }
+#endif
+  std::memcpy(static_cast<void*>(p), &x, 16);
+  std::memcpy(static_cast<void*>(p + quad<T>), &y, 16);
+}
+
 /// Stores one 128-bit lane.
 template <class V, std::size_t Lane, class T>
 MMREC_INLINE void store_quad(T* p, const raw_t<V>& v) {
@@ -128,7 +156,8 @@ MMREC_INLINE void store_quad(T* p, const raw_t<V>& v) {
 #endif
 #if defined(__AVX__)
   if constexpr (sizeof(V) == 32) {
-    const __m128 part = _mm256_extractf128_ps(std::bit_cast<__m256>(v), Lane);
+    const __m256 all = std::bit_cast<__m256>(v);
+    const __m128 part = Lane == 0 ? _mm256_castps256_ps128(all) : _mm256_extractf128_ps(all, Lane);
     std::memcpy(static_cast<void*>(p), &part, 16);
     return;
   }
