@@ -2,7 +2,8 @@
 // Vector linear: one product with bias, activation and dropout in its epilogue; backward, one pass
 // that forms du in the accumulator's type, a column sum, then dx = du W and dW = du^T x by the same
 // product. du is the only scratch; identity without dropout reads dy itself. Where bfloat16
-// has a dot product, du of relu, which is dy or 0, stays bfloat16.
+// has a dot product, du of relu, which is dy or 0, stays bfloat16. (To form du where it is packed,
+// once for each product, takes longer: on one thread relu 1 to 2 %, gelu 3 to 5 %.)
 #pragma once
 
 #include <mmrec/linear.hpp>
