@@ -214,7 +214,8 @@ void check(layer<T>& own, layer<T>& other, const backend::simd& cpu, const Packe
 
 struct proof {
   // Threads of OpenMP and OpenBLAS spin for milliseconds after their work: rest until they sleep.
-  bench::interleave_options timing{.rounds = 41, .seconds = 1e-3, .limit = 1, .rest = 0.01};
+  bench::interleave_options timing{
+      .rounds = 41, .seconds = 1e-3, .limit = 1, .rest = 0.01, .warm = 4e-3};
   std::vector<unsigned> threads;
   std::string filter;
   json rows = json::array();
@@ -249,7 +250,7 @@ void take_turns(proof& run, const std::string& pass, const json& keys, const sha
         {"read", bench::read_peak(static_cast<std::size_t>(size.inputs * size.outputs) * sizeof(T),
                                   threads)});
   auto timing = run.timing;
-  if (threads == 1) timing.rest = 0;
+  if (threads == 1) timing.rest = timing.warm = 0;
   const auto t = bench::interleave(all, timing);
   for (std::size_t i = 0; i < ours.size(); ++i) {
     json row{{"pass", pass}};

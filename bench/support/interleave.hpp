@@ -62,6 +62,9 @@ struct interleave_options {
   double seconds = 2e-4;  // of one sample: short beside a scheduler's time slice
   double limit = std::numeric_limits<double>::infinity();  // of all rounds; three there always are
   double rest = 0;  // before each turn: threads of the last contender may still spin
+  /// Seconds of calls after it that are not timed: threads wake on their caller's core, and it takes
+  /// the system a millisecond or more to give them cores of their own.
+  double warm = 0;
 };
 
 /// The q-quantile of samples, by linear interpolation.
@@ -100,8 +103,11 @@ inline std::vector<timing> interleave(const std::vector<contender>& contenders,
     for (const std::size_t i : order) {
       if (options.rest > 0)
         std::this_thread::sleep_for(std::chrono::duration<double>(options.rest));
-      if (!is_long[i])
-        contenders[i].run();  // warms caches and branch history after the other contenders
+      if (!is_long[i]) {
+        const auto begin = clock::now();
+        do contenders[i].run();  // warms caches and branch history after the other contenders
+        while (clock::now() - begin < std::chrono::duration<double>(options.warm));
+      }
       results[i].samples.push_back(seconds_of(contenders[i].run, repeats[i]) /
                                    static_cast<double>(repeats[i]));
     }

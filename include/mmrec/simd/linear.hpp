@@ -127,7 +127,7 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
     const view<const U, 2> du(memory_du.data(), {rows, outputs});
     const auto row = [dy, saved = gradients.saved, dropout = gradients.dropout,
                       to = memory_du.data(), keep, outputs](index_t i) MMREC_LAMBDA_INLINE {
-      constexpr auto w = static_cast<index_t>(simd::lanes<V>);
+      constexpr auto unit = static_cast<index_t>(simd::lanes<V>);
       const auto put = [&](index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
         const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);
         const V kept = saved ? simd::take<V>(&saved(i, j), saved.stride(1), live) : V(0);
@@ -137,7 +137,7 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
                   detail::preactivation_gradient<Activation>(g, kept, factor, keep), live);
       };
       index_t j = 0;
-      for (; j + w <= outputs; j += w) put(j, simd::lanes<V>);
+      for (; j + unit <= outputs; j += unit) put(j, simd::lanes<V>);
       if (j < outputs) put(j, static_cast<std::size_t>(outputs - j));
     };
     // By rows, which are in the caches of the thread that wrote them; sums take columns.
