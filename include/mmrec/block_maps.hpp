@@ -3,7 +3,6 @@
 // transform takes (nvcc passes no generic lambda to a kernel).
 #pragma once
 
-#include <mmrec/decay.hpp>
 #include <mmrec/math.hpp>
 
 #include <array>
@@ -61,35 +60,18 @@ struct divide {
   }
 };
 
-/// gamma from the decay's factor, or two of them, and the convex input (1 - gamma) z.
-struct decayed_input {
+/// The convex input (1 - gamma) z.
+struct convex_input {
   template <class V>
-  MMREC_HD std::array<V, 2> operator()(const V& factor, const V& z) const {
-    return from(clamped_decay{}(factor), z);
-  }
-  template <class V>
-  MMREC_HD std::array<V, 2> operator()(const V& factor, const V& context, const V& z) const {
-    return from(clamped_decay{}(factor, context), z);
-  }
-  template <class V>
-  static MMREC_HD std::array<V, 2> from(const V& gamma, const V& z) {
-    return {gamma, z - gamma * z};
+  MMREC_HD V operator()(const V& z, const V& g) const {
+    return z - g * z;
   }
 };
-/// From the gradient of the convex input, and gamma's without it, to those of z and the factors.
-struct decayed_input_gradient {
+/// From the gradient of the convex input, and gamma's without it, to those of z and gamma.
+struct convex_input_gradient {
   template <class V>
-  MMREC_HD std::array<V, 2> operator()(const V& dz, const V& dgamma, const V& z,
-                                       const V& factor) const {
-    const V gamma = clamped_decay{}(factor);
-    return {dz - gamma * dz, clamped_decay_gradient{}(V(dgamma - z * dz), factor)};
-  }
-  template <class V>
-  MMREC_HD std::array<V, 3> operator()(const V& dz, const V& dgamma, const V& z, const V& factor,
-                                       const V& context) const {
-    const V gamma = clamped_decay{}(factor, context);
-    const auto d = clamped_decay_gradient{}(V(dgamma - z * dz), factor, context);
-    return {dz - gamma * dz, d[0], d[1]};
+  MMREC_HD std::array<V, 2> operator()(const V& dz, const V& dg, const V& z, const V& g) const {
+    return {dz - g * dz, dg - z * dz};
   }
 };
 

@@ -38,19 +38,13 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
     decay_branch<activation::gelu>(
         backend, view<const T, 2>(at.k), w.context,
         decay_branch_saved<T>{saved.context_pre, saved.context_hidden, saved.context_factor});
+    combine_decay(backend, view<const T, 2>(saved.decay_factor),
+                  view<const T, 2>(saved.context_factor), saved.gamma);
   } else {
     decay_branch<activation::relu>(backend, view<const T, 2>(at.z), w.decay, decay);
+    combine_decay(backend, view<const T, 2>(saved.decay_factor), view<const T, 2>(), saved.gamma);
   }
-  const bool context = c.decay == decay_kind::mdi;
-  if (!c.convex)
-    combine_decay(backend, view<const T, 2>(saved.decay_factor),
-                  context ? view<const T, 2>(saved.context_factor) : view<const T, 2>(),
-                  saved.gamma);
-  else if (context)
-    transform(backend, decayed_input{}, std::tuple{saved.gamma, saved.z}, saved.decay_factor,
-              saved.context_factor, at.z);
-  else
-    transform(backend, decayed_input{}, std::tuple{saved.gamma, saved.z}, saved.decay_factor, at.z);
+  if (c.convex) transform(backend, convex_input{}, saved.z, at.z, saved.gamma);
 
   if (!state || c.update == update::reference)
     fill(backend, saved.initial_view(), 0);
@@ -279,21 +273,15 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
                                            .initial = saved.initial_view(),
                                            .accumulate_parameters = true,
                                            .form = c.recurrence});
+  if (c.convex)
+    transform(backend, convex_input_gradient{}, std::tuple{d_at.z, dgamma}, d_at.z, dgamma, at.z,
+              saved.gamma);
 
   // gamma; the two factors' gradients reuse dread and dquery.
   const decay_branch_saved<T> decay{saved.decay_pre, saved.decay_hidden, saved.decay_factor};
-  const bool context = c.decay == decay_kind::mdi;
-  if (!c.convex)
+  if (c.decay == decay_kind::mdi) {
     combine_decay_backward(backend, view<const T, 2>(dgamma), view<const T, 2>(saved.decay_factor),
-                           context ? view<const T, 2>(saved.context_factor) : view<const T, 2>(),
-                           dread, context ? dquery : view<T, 2>());
-  else if (context)
-    transform(backend, decayed_input_gradient{}, std::tuple{d_at.z, dread, dquery}, d_at.z, dgamma,
-              at.z, saved.decay_factor, saved.context_factor);
-  else
-    transform(backend, decayed_input_gradient{}, std::tuple{d_at.z, dread}, d_at.z, dgamma, at.z,
-              saved.decay_factor);
-  if (context) {
+                           view<const T, 2>(saved.context_factor), dread, dquery);
     decay_branch_backward<activation::gelu>(backend, view<const T, 2>(dread),
                                             view<const T, 2>(at.z), w.decay, decay, dw.decay,
                                             d_at.z, true);
@@ -302,6 +290,8 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
         decay_branch_saved<T>{saved.context_pre, saved.context_hidden, saved.context_factor},
         dw.context, d_at.k, false);
   } else {
+    combine_decay_backward(backend, view<const T, 2>(dgamma), view<const T, 2>(saved.decay_factor),
+                           view<const T, 2>(), dread, view<T, 2>());
     decay_branch_backward<activation::relu>(backend, view<const T, 2>(dread),
                                             view<const T, 2>(at.z), w.decay, decay, dw.decay,
                                             d_at.z, true);
