@@ -218,6 +218,7 @@ TEST_CASE("linear: an activation of one's own", "[components]") {
                             {.saved = {u.data(), {5, 9}}, .dbias = as_view(dbias)});
     for (index_t i = 0; i < 5; ++i)
       for (index_t o = 0; o < 9; ++o) {
+        // (Not by the bits of identity, which is compiled elsewhere, with other optimisations.)
         sum_with_error s;
         for (index_t k = 0; k < 7; ++k) s.add(vx(i, k), 0, vw(o, k));
         CHECK(std::abs(u[static_cast<std::size_t>(i * 9 + o)] - s.value) <=

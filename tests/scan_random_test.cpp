@@ -48,10 +48,12 @@ any_problem any_problem_of(std::uint64_t seed) {
       offsets.push_back(random.integer(0, time));
     std::sort(offsets.begin(), offsets.end());
   }
-  const index_t batch = offsets.empty() ? extent(2.5) : 1;
+  // Sequences of few channels go eight abreast.
+  const index_t batch = offsets.empty() ? extent(channels <= 16 ? 4.2 : 2.5) : 1;
   any_problem r;
-  r.p = random_problem<T>(any(all_scan_ops), {batch, time, channels}, chance(2), chance(2), offsets,
-                          10 * seed);
+  const scan_op op = any(all_scan_ops);
+  const bool exclusive = chance(2), with_initial = chance(2);
+  r.p = random_problem<T>(op, {batch, time, channels}, exclusive, with_initial, offsets, 10 * seed);
   r.kinds = {any(all_layouts), any(all_layouts), any(all_layouts), any(all_layouts)};
   r.with_final = chance(2);
   r.dy = random_values<T>(batch * time * channels, 10 * seed + 5, -1, 1);

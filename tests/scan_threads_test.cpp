@@ -56,8 +56,8 @@ TEMPLATE_TEST_CASE("scan: the same bits on 1, 2, 3 and 8 threads", "[components]
                    double, Eigen::half, Eigen::bfloat16) {
   using T = TestType;
   // All above the size below which one thread does the work.
-  const std::array<std::array<index_t, 3>, 4> shapes{
-      {{1, 40, 2085}, {5, 300, 40}, {1, 2500, 17}, {70, 500, 1}}};
+  const std::array<std::array<index_t, 3>, 6> shapes{
+      {{1, 40, 2085}, {5, 300, 40}, {1, 2500, 17}, {70, 500, 1}, {17, 700, 4}, {31, 500, 3}}};
   for (const auto& shape : shapes)
     for (const layout kind :
          {layout::channel_last, layout::time_last, layout::padded, layout::time_reversed})

@@ -6,7 +6,7 @@
 //   ids (rows), integers of any width   table, dtable (vocabulary, D)   y, dy (rows, D)
 //
 // Elements are float, double or 16-bit storage; unit stride on D. Rows of one id are added in their
-// order, in the arithmetic type, and stored once: the bits do not depend on the number of threads.
+// order, in the arithmetic type, and rounded once: the bits do not depend on the number of threads.
 // Errors: an id outside [0, vocabulary), shapes, null data, another stride than 1 on D, overlap.
 //
 // On the GPU ids lie in device memory, and no call waits for them: the row of an id out of range is
@@ -74,7 +74,7 @@ template <loop_backend B, element T, std::integral Id>
 void add_in_order(const B& backend, const view<const T, 2>& from, const view<const Id, 1>& ids,
                   const view<T, 2>& to) {
   using V = lanes_of<B, T>;
-  constexpr index_t ahead = 3, line = 64 / sizeof(T), lanes = lane_traits<V>::count;
+  constexpr index_t ahead = 3, lanes = lane_traits<V>::count;
   const index_t rows = ids.extent(0), n = to.extent(1), units = (n + lanes - 1) / lanes;
   const index_t strips = std::clamp<index_t>(units / 4, 1, workers(backend));
   const index_t w = std::max<index_t>(1, (units + strips - 1) / strips) * lanes;
@@ -84,9 +84,7 @@ void add_in_order(const B& backend, const view<const T, 2>& from, const view<con
   for_each_row(backend, (n + w - 1) / w, rows * w, [&](index_t strip) {
     const index_t begin = strip * w, width = std::min(w, n - begin);
     for (index_t i = 0; i < rows; ++i) {
-      if (i + ahead < rows)
-        for (index_t j = 0; j < width; j += line)
-          __builtin_prefetch(target(i + ahead, begin + j), 1);
+      if (i + ahead < rows) ask_for_row(target(i + ahead, begin), width);
       T* const sums = target(i, begin);
       const T* const row = &from(i, begin);
       for_units<V>(width, [&](index_t j, std::size_t live) {
@@ -97,8 +95,8 @@ void add_in_order(const B& backend, const view<const T, 2>& from, const view<con
 }
 
 /// Where it is rounded when it is stored: the rows of an id as a list in their order, summed up in
-/// strips of columns that stay in registers. An id is one thread's; only the heads of ids that occur
-/// are touched.
+/// strips of columns that stay in registers. Such a strip is one thread's; only the heads of ids that
+/// occur are touched.
 template <loop_backend B, element T, std::integral Id>
 void add_by_id(const B& backend, const view<const T, 2>& from, const view<const Id, 1>& ids,
                const view<T, 2>& to) {

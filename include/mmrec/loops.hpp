@@ -58,13 +58,12 @@ inline void store_unit(T* p, const V& v, std::size_t live) {
   lane_traits<V>::store(p, v, live);
 }
 
-/// Asks for a row of n elements, which may be null, before it is needed: a walk that comes back to
-/// each of many rows is more streams than the hardware follows.
+/// Asks for a row of n elements before it is needed, to write it if they are not const: a walk that
+/// comes back to each of many rows is more streams than the hardware follows.
 template <class T>
-inline void ask_for_row(const T* p, index_t n) {
+MMREC_HD_INLINE void ask_for_row(T* p, index_t n) {
   constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
-  if (p)
-    for (index_t j = 0; j < n; j += line) __builtin_prefetch(p + j, !std::is_const_v<T>);
+  for (index_t j = 0; j < n; j += line) __builtin_prefetch(p + j, !std::is_const_v<T>);
 }
 
 /// f(column, live) for the units of a row of n columns.

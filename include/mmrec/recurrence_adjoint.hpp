@@ -85,7 +85,7 @@ recurrence_report solve_adjoint(const B& backend, const view<const T, 3>& g,
     ask_for_row(&g(b, t, 0), d);
     ask_for_row(&z(b, t, 0), d);
     ask_for_row(&gamma(b, t, 0), d);
-    ask_for_row(&out.gates(b, t, 0), 2 * d);
+    ask_for_row<const T>(&out.gates(b, t, 0), 2 * d);
     ask_for_row<const Acc>(p.data() + i * d, d);
     ask_for_row(a.data() + i * width, width);
     if (out.dgamma) ask_for_row(&out.dgamma(b, t, 0), d);

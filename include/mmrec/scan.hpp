@@ -99,8 +99,12 @@ sweep_args<element_of<Y>, State, sizeof...(In), 1, 0> scan_args(const char* func
 /// and no states or segments. Short scans would spend most of their time on the checks.
 template <class State, class Y, class... In>
 bool surely_valid(const Y& y, const scan_options<State>& options, const In&... in) {
-  const auto extent = [](const auto& v, int i) { return static_cast<index_t>(v.extent(i)); };
-  const auto stride = [](const auto& v, int i) { return static_cast<index_t>(v.stride(i)); };
+  const auto extent = [](const auto& v, std::size_t i) {
+    return static_cast<index_t>(v.extent(i));
+  };
+  const auto stride = [](const auto& v, std::size_t i) {
+    return static_cast<index_t>(v.stride(i));
+  };
   const index_t batch = extent(y, 0), time = extent(y, 1), channels = extent(y, 2);
   const bool time_last = stride(y, 2) != 1;
   const index_t step = time_last ? 1 : channels, channel = time_last ? time : 1;

@@ -150,11 +150,12 @@ concept contiguous_like = requires(R& r) {
   std::span(r);
 } && !mdspan_like<std::remove_cvref_t<R>> && !eigen_like<std::remove_cvref_t<R>>;
 
-/// A view of whatever looks like an array: std::mdspan, an Eigen matrix or map, a contiguous range.
+/// A view as it is.
 template <class T, std::size_t Rank>
 constexpr view<T, Rank> as_view(const view<T, Rank>& v) {
   return v;
 }
+/// A view of whatever looks like an array: std::mdspan, an Eigen matrix or map, a contiguous range.
 template <class M>
   requires mdspan_like<std::remove_cvref_t<M>>
 constexpr auto as_view(M&& m) {

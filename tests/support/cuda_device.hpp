@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The GPU as the suite sees it: backend::cuda on arrays in host memory that the device reads and
 // writes itself (tests/cuda/main.cpp has operator new hand out pinned memory), waiting after every
-// call. The tests then are the same for every backend. Only .cu files include this.
+// call or, where many follow one another, after the last. The tests then are the same for every
+// backend. Only .cu files include this.
 #pragma once
 
 #include <mmrec/linear.hpp>

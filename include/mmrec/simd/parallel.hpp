@@ -94,7 +94,7 @@ class thread_pool {
     failed_.store(false, std::memory_order_relaxed);
     parts_ = index_t(threads);
     for (index_t k = 0; k < parts_; ++k)
-      next_[k].task.store(begin_of(k, n, parts_), std::memory_order_relaxed);
+      next_.get()[k].task.store(begin_of(k, n, parts_), std::memory_order_relaxed);
     announce(threads - 1);
     work(0);
     // All tasks are claimed. Only workers that came in are waited for, not those that still wake

@@ -43,8 +43,8 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
                         {worth_streaming<V>(args, 1, lanes<Row>), late});
     return;
   }
-  if constexpr (has_late<Op> && !scan_ops::costly<Op>) {
-    if (channels <= static_cast<index_t>(lanes<V>) && args.offsets.empty() && !empty &&
+  if constexpr (has_late<Op> && scan_ops::one_operation<Op>) {
+    if (channels < static_cast<index_t>(lanes<V>) && args.offsets.empty() && !empty &&
         share_abreast<V, Row, Arch>(threads, op, args, late))
       return;
   } else if constexpr (has_quads<V, T> && sizeof(V) > 16) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The microkernel: a tile of up to 12 rows and 2 batches of columns, accumulated in registers. One
-// batch where no more columns exist: its rows alone are enough chains to keep the units busy.
+// batch where no more columns exist.
 //
 // Per step of k it loads two batches of the right factor and broadcasts one element of the left
 // factor per row: 24 multiply-adds for 14 loads with 32 registers (12 and 8 with 16), so the

@@ -115,9 +115,10 @@ MMREC_INLINE raw_t<V> load_quads(const Rows& rows, std::size_t first, index_t of
   if constexpr (sizeof(V) == 16) return parts[0];
 }
 
-/// A register of one quad; its other lanes are 0.
+/// A register of one quad; its other lanes are 0. Of 16 or 32 bytes.
 template <class V, class T>
 MMREC_INLINE V load_quad(const T* p) {
+  static_assert(sizeof(V) <= 32);
   vector_t<T, quad<T>> part;
   std::memcpy(&part, p, 16);
 #if defined(__AVX__)
@@ -131,6 +132,7 @@ MMREC_INLINE V load_quad(const T* p) {
 /// Stores the quads of two such registers next to each other.
 template <class V, class T>
 MMREC_INLINE void store_two_quads(T* p, const V& x, const V& y) {
+  static_assert(sizeof(V) <= 32);
 #if defined(__AVX__)
   if constexpr (sizeof(V) == 32) {
     const auto a = std::bit_cast<__m256>(raw(x)), b = std::bit_cast<__m256>(raw(y));

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Channel-last sweep of few channels: a register holds one step of one sequence, as far as it has
 // channels, and eight sequences go abreast: their chains cover the latency of one another, where a
-// sequence alone would wait for every step. For steps of an operation or two; where a step takes
-// more, sequences share registers (scan/quads.hpp).
+// sequence alone would wait for every step. For steps of one operation, which have the same bits in
+// every register; where a step takes more, sequences share registers (scan/quads.hpp).
 #pragma once
 
 #include <mmrec/simd/scan/streams.hpp>
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <tuple>
+#include <utility>
 
 namespace mmrec::simd::detail {
 
@@ -17,7 +20,7 @@ inline constexpr index_t abreast = 8;
 
 /// Where a stream's sequences are, two times four: the processor adds one or two distances to a
 /// pointer by itself, so that a pointer for each is not needed. No arrays: GCC would put them
-/// together in vector registers. Of fewer than eight sequences some are there twice.
+/// together in vector registers. Of fewer than eight sequences some are there more than once.
 template <class T>
 struct eight_rows {
   T *low, *high;
@@ -114,7 +117,7 @@ void sweep_abreast(const Op& op, const sweep_args<T, State, NI, 1, 0>& args, ind
     }
     for (; t < steps; ++t) {
       // All elements of a step are read before its results, which may take their place, are
-      // written: some sequences may be there twice.
+      // written: some sequences may be there more than once.
       V y[rows];
       unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {
         const auto load = [&](const T* p) MMREC_LAMBDA_INLINE {
