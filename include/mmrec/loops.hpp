@@ -61,7 +61,7 @@ inline void store_unit(T* p, const V& v, std::size_t live) {
 /// Asks for a row of n elements before it is needed, to write it if they are not const: a walk that
 /// comes back to each of many rows is more streams than the hardware follows.
 template <class T>
-MMREC_HD_INLINE void ask_for_row(T* p, index_t n) {
+inline void ask_for_row(T* p, index_t n) {
   constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
   for (index_t j = 0; j < n; j += line) __builtin_prefetch(p + j, !std::is_const_v<T>);
 }
