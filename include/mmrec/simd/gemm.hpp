@@ -185,7 +185,7 @@ template <class V, class A, class B>
 void gemm_packing(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                   bool flip, const results<V>& finish) {
   using E = factor_t<V, A, B>;
-  // Or where the second level keeps all of it as it lies.
+  // Or where the second level keeps all of it as it lies. (A panel is then only read, or turned.)
   const unpacked_matrix<V, B, E> unpacked(b, a.extent(0));
   if (a.extent(0) <= gemm_tuning<V>::block_rows || unpacked.close())
     return gemm_blocks<V>(threads, memory, a, unpacked, flip, finish, b.stride(1) == 1 ? 0.2 : 0.7);

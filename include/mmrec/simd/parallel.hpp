@@ -205,10 +205,10 @@ class thread_pool {
   std::atomic<bool> stop_{false};
   // What workers look at while they wait has a line of its own: were anything else there, they
   // would take the line away from whoever writes to it. What they need next comes as one line.
-  alignas(line) std::atomic<std::uint64_t> call_word_{
-      0};  // calls so far << 16 | workers that the last one wants
-  alignas(line) std::atomic<std::uint64_t> gate_{
-      0};  // call << 17 | may workers come in | how many are inside
+  // Calls so far << 16 | workers that the last one wants.
+  alignas(line) std::atomic<std::uint64_t> call_word_{0};
+  // Call << 17 | may workers come in | how many are inside.
+  alignas(line) std::atomic<std::uint64_t> gate_{0};
   const task_ref* task_ = nullptr;
   index_t n_ = 0, parts_ = 1;
   std::unique_ptr<next_task[]> next_;

@@ -129,6 +129,7 @@ class unpacked_matrix {
   index_t columns() const { return b_.extent(1); }
   static index_t together(index_t columns) { return panels_together<V>(columns); }
   /// Are panels read in place from rows so close that the second-level cache may keep all of them?
+  /// In half a MiB, and not so far apart that they share few of its sets.
   bool close() const {
     const index_t apart = std::abs(b_.stride(0)) * static_cast<index_t>(sizeof(E));
     return read_in_place_ && gemm_tuning<V>::streams && steps_in_word<V, E> == 1 &&
