@@ -217,33 +217,34 @@ __device__ __forceinline__ void pause(unsigned clocks) {
   for (const unsigned begun = now(); now() - begun < clocks;) {
   }
 }
-/// Stores neighbours at `to` and counts them at `counter`, both in one block of the cluster: every
-/// store is counted by itself, so few large ones are best.
+/// Stores neighbours at `to` and counts them at `counter`, both in one block of the cluster. Every
+/// lane's store is counted by itself, about one in a clock.
+template <class Acc, int N>
 __device__ __forceinline__ void store_in(shared_address to, shared_address counter,
-                                         const pack<float, 2>& v) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%2, %3}, [%1];"
-               :
-               : "r"(to), "r"(counter), "f"(v.element[0]), "f"(v.element[1])
-               : "memory");
-}
-__device__ __forceinline__ void store_in(shared_address to, shared_address counter,
-                                         const pack<float, 4>& v) {
-  asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, [%1];"
-      :
-      : "r"(to), "r"(counter), "f"(v.element[0]), "f"(v.element[1]), "f"(v.element[2]),
-        "f"(v.element[3])
-      : "memory");
-}
-template <int N>
-__device__ __forceinline__ void store_in(shared_address to, shared_address counter,
-                                         const pack<double, N>& v) {
-#pragma unroll
-  for (int i = 0; i < N; i += 2)
+                                         const pack<Acc, N>& v) {
+  static_assert(N == 1 || N == 2);
+  const auto bits = [&](int i) { return std::bit_cast<exchange_bits<Acc>>(v.element[i]); };
+  if constexpr (sizeof(Acc) == 4 && N == 1)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %2, [%1];"
+                 :
+                 : "r"(to), "r"(counter), "r"(bits(0))
+                 : "memory");
+  else if constexpr (sizeof(Acc) == 4)
     asm volatile(
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f64 [%0], {%2, %3}, [%1];"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%2, %3}, [%1];"
         :
-        : "r"(to + i * 8), "r"(counter), "d"(v.element[i]), "d"(v.element[i + 1])
+        : "r"(to), "r"(counter), "r"(bits(0)), "r"(bits(1))
+        : "memory");
+  else if constexpr (N == 1)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %2, [%1];"
+                 :
+                 : "r"(to), "r"(counter), "l"(bits(0))
+                 : "memory");
+  else
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b64 [%0], {%2, %3}, [%1];"
+        :
+        : "r"(to), "r"(counter), "l"(bits(0)), "l"(bits(1))
         : "memory");
 }
 

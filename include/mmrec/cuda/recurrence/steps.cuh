@@ -118,12 +118,17 @@ struct forward_steps {
             j < r.d ? r.block_bias(j) : S{},
             mixes ? r.mix_bias(j) : S{}};
   }
-  __device__ void move(place& at, index_t rows, index_t rounds) const {
+  struct way {
+    index_t z, gamma, mixed, state, h, gates;
+  };
+  __device__ way way_to(index_t rows, index_t rounds) const {
     const auto by = [&](const auto& v) { return rows * v.stride(0) + rounds * v.stride(1); };
-    at.z += by(r.z), at.gamma += by(r.gamma), at.h += by(h);
-    at.mixed += (rows * r.time + rounds) * r.d;
-    at.state += x.way(rows, rounds);
-    if (gates) at.gates += by(gates);
+    return {by(r.z), by(r.gamma),          (rows * r.time + rounds) * r.d, x.way(rows, rounds),
+            by(h),   gates ? by(gates) : 0};
+  }
+  __device__ static void move(place& at, const way& by) {
+    at.z += by.z, at.gamma += by.gamma, at.mixed += by.mixed, at.state += by.state;
+    at.h += by.h, at.gates += by.gates;
   }
   /// What a step needs that does not wait for the step before.
   struct ahead {
@@ -214,12 +219,25 @@ struct adjoint_steps {
             &gates(b, t, j), p + token * r.d + j, x(b, t) + x.place(j),
             kept(b, t) + j,  e + token * r.d + j, carry + b * r.d + j};
   }
-  __device__ void move(place& at, index_t rows, index_t rounds) const {
+  struct way {
+    index_t g, z, gamma, s, token, sent, a, carry;
+  };
+  __device__ way way_to(index_t rows, index_t rounds) const {
     const auto by = [&](const auto& v) { return rows * v.stride(0) - rounds * v.stride(1); };
     const index_t tokens = rows * r.time - rounds;
-    at.g += by(g), at.z += by(r.z), at.gamma += by(r.gamma), at.s += by(gates);
-    at.p += tokens * r.d, at.e += tokens * r.d, at.a += tokens * (r.gates * r.pitch);
-    at.sent += x.way(rows, -rounds), at.carry += rows * r.d;
+    return {by(g),
+            by(r.z),
+            by(r.gamma),
+            by(gates),
+            tokens * r.d,
+            x.way(rows, -rounds),
+            tokens * (r.gates * r.pitch),
+            rows * r.d};
+  }
+  __device__ static void move(place& at, const way& by) {
+    at.g += by.g, at.z += by.z, at.gamma += by.gamma, at.s += by.s;
+    at.p += by.token, at.e += by.token, at.a += by.a;
+    at.sent += by.sent, at.carry += by.carry;
   }
   struct ahead {
     S g, z, gamma, s, m;

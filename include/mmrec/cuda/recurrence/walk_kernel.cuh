@@ -17,16 +17,17 @@ struct walk {
   static constexpr int parts = product_warps * Blocks, at_once = Packs > 0 ? Packs : packs_at_once;
   static constexpr bool apart = Packs > 0 && digits_apart<Steps>(Packs, Tiles);
   static constexpr int finishing = walk_finishers<Steps, Packs, Blocks, Tiles>;
-  static constexpr int sum_words = (Steps::two_sums ? 2 : 1) * columns;
 
   const Steps& steps;
   const walk_plan& plan;
   step_range range;
   const Acc* packed;  // weights in memory
-  // Shared memory: weights that are not kept, sums [buffer][part][unit], the units' own values
+  // Shared memory: weights that are not kept, sums [buffer][warp][unit of the team], those of this
+  // block's units that the other one sends [buffer][unit], the units' own values
   // [row tile][unit][column], low digits that are apart [warp][tile][pack][lane].
   Acc *resident, *sums;
-  arrivals *arrived, *freed;  // of every buffer: its sums; those who have read them
+  // Of every buffer: its sums; those who have read them; what the other block sends.
+  arrivals *arrived, *freed, *sent;
 
   int thread = static_cast<int>(threadIdx.x), number = thread / warp;
   int rank = static_cast<int>(blockIdx.x) % Blocks;
@@ -37,25 +38,25 @@ struct walk {
           first_tile = team % plan.slices * tiles;
   index_t rounds = Steps::round_count(range);
   int sums_words = parts * units * unit_sums<Steps>;  // of a buffer
-  Acc* kept = sums + walk_buffers * sums_words;       // the units' own values
+  Acc* received = sums + walk_buffers * sums_words;
+  Acc* kept = received + (clustered ? walk_buffers * units * unit_sums<Steps> : 0);  // own values
 
   __device__ __forceinline__ void begin() {
     if constexpr (Packs == 0)
       if (plan.resident)
         gather_weights(steps, first_tile, tiles, plan.depth, resident, thread, walk_threads());
     if (thread < walk_buffers) {
-      arrived[thread].begin(product_warps * warp + (clustered ? 1 : 0));
-      if constexpr (clustered) arrived[thread].expect(sent_bytes());
-      freed[thread].begin((clustered ? Blocks : warp) *
-                          finishers(units, row_tiles, finishing).warps());
+      arrived[thread].begin(product_warps);
+      if constexpr (clustered) {
+        sent[thread].begin(1);
+        sent[thread].expect(sent_bytes<Steps>(units));
+      }
+      freed[thread].begin(Blocks * finishers(units, row_tiles, finishing).warps());
     }
     if constexpr (clustered)
       cluster_barrier();
     else
       __syncthreads();
-  }
-  __device__ int sent_bytes() const {  // to a block by the others of its team
-    return (parts - product_warps) * units * sum_words * int(sizeof(Acc));
   }
 
   __device__ __forceinline__ void multiply() {
@@ -106,7 +107,7 @@ struct walk {
         row_tile = 0, ++i, from += back;
     };
 
-    const sums_out<Steps, Blocks, Tiles> hand_over(sums, sums_words, arrived, part, rank, units);
+    const sums_out<Steps> hand_over(sums, sums_words, arrived, number, units * Blocks);
     incoming<Acc, at_once> now;
     now.stride = stride;
     now.request(from, count_there());
@@ -139,7 +140,7 @@ struct walk {
           scale.take_back(weights[tile], sum[tile]);
           hand_over(tile, sum[tile], buffer);
         }
-        arrived[buffer].arrive();
+        hand_over.tell(buffer);
         if (flows) {
           if (!early) now.request(from, count_next);
         } else {
@@ -175,7 +176,7 @@ struct walk {
           }
           hand_over(tile, sum, buffer);
         }
-        arrived[buffer].arrive();
+        hand_over.tell(buffer);
       }
       if (++buffer == walk_buffers) buffer = 0, parity ^= 1;
     }
@@ -202,11 +203,13 @@ struct walk {
       int row_tile;
       index_t i = 0;
     };
+    const auto along = steps.way_to(columns * role.turns, 0),
+               back = steps.way_to(columns * (role.turns - row_tiles), 1);
     const auto advance = [&](round& r) {
-      const int next = r.row_tile + role.turns;
-      const bool wraps = next >= row_tiles;
-      steps.move(r.at, columns * (wraps ? role.turn - r.row_tile : role.turns), wraps);
-      r.row_tile = wraps ? role.turn : next, r.i += wraps;
+      r.row_tile += role.turns;
+      const bool wraps = r.row_tile >= row_tiles;
+      steps.move(r.at, wraps ? back : along);
+      if (wraps) r.row_tile = role.turn, ++r.i;
     };
     inside(role.unit, role.turn);
     round now{steps.at(b, j, 0, range), role.turn}, next = now;
@@ -218,7 +221,7 @@ struct walk {
       advance(next);
       return in;
     };
-    const bool leads = thread % (role.warps() * warp) == 0;  // of a turn
+    const sums_in<Steps, Blocks> sums_of{sums, sums_words, received, sent, rank, units};
     const auto finish_round = [&](ahead_t& in) {
       const bool multiplies = Steps::multiplies(now.i);
       const auto multiplied =
@@ -227,19 +230,11 @@ struct walk {
       const int buffer = static_cast<int>(multiplied % walk_buffers);
       bool live = inside(role.unit, now.row_tile);
       Acc own = live ? kept_at(role.unit, now.row_tile) : Acc(0);
-      if (multiplies) {
-        arrived[buffer].template wait<clustered>(multiplied / walk_buffers % 2);
-        if constexpr (clustered)
-          if (leads) arrived[buffer].expect(sent_bytes());
-      }
+      if (multiplies) arrived[buffer].template wait<false>(multiplied / walk_buffers % 2);
       for (int first = 0; first < units; first += role.units) {
         const int unit = first + role.unit;
         Acc sum[2] = {};
-        if (multiplies)
-          add_parts<parts, Steps::two_sums ? 2 : 1>(
-              sums + buffer * sums_words + (unit < units ? unit : 0) * unit_sums<Steps> +
-                  (Steps::two_sums ? 2 : 1) * role.column,
-              units * unit_sums<Steps>, role, sum);
+        if (multiplies) sums_of(role, unit < units ? unit : 0, unit < units, multiplied, sum);
         auto place = now.at;
         if (first > 0) {
           live = inside(unit, now.row_tile);
@@ -263,9 +258,9 @@ struct walk {
     }
   }
   __device__ __forceinline__ void free(int buffer) const {
+    __syncwarp();
+    if (thread % warp > 0) return;
     if constexpr (clustered) {
-      __syncwarp();
-      if (thread % warp > 0) return;
 #pragma unroll
       for (int block = 0; block < Blocks; ++block) freed[buffer].arrive_in(block);
     } else {
@@ -280,14 +275,14 @@ __global__ void __launch_bounds__(walk_threads(walk_finishers<Steps, Packs, Bloc
                 step_range range, const step_range* decided, const typename Steps::Acc* packed) {
   using Acc = typename Steps::Acc;
   extern __shared__ uint4 mmrec_shared[];
-  __shared__ arrivals arrived[walk_buffers], freed[walk_buffers];
+  __shared__ arrivals arrived[walk_buffers], freed[walk_buffers], sent[walk_buffers];
   if (decided) range = *decided;
   if (range.from >= range.to) return;
   Acc* const resident = reinterpret_cast<Acc*>(mmrec_shared);
   const index_t weights =
       Packs == 0 && plan.resident ? plan.tiles * tile_words<Acc>(plan.depth) : 0;
   using Walk = walk<Steps, Packs, Blocks, Tiles>;
-  Walk w{steps, plan, range, packed, resident, resident + weights, arrived, freed};
+  Walk w{steps, plan, range, packed, resident, resident + weights, arrived, freed, sent};
   w.begin();
   if (w.number < product_warps)
     w.multiply();

@@ -5,9 +5,10 @@
 // cluster of two, has some tiles, and each of its warps that multiply one part of all of them, in
 // registers: so a block of two reads half of the vector, and finishes half of the units. (An H200 has
 // room for 66 clusters of two, but for fewer than 32 of four.) The batch is cut into groups of rows
-// with teams of their own where there are blocks left, and a team has more tiles where that leaves
-// fewer rows in a group: rows that have to wait for others take longer, and each team reads the vector
-// of its own rows only. A matrix that does not fit into registers is read from shared memory or L2.
+// with teams of their own where there are blocks left, and a team has more tiles where more than two
+// row tiles of a group would pass one another: of two, one is multiplied while the other is on its
+// way. Each team reads the vector of its own rows only. A matrix that does not fit into registers is
+// read from shared memory or L2.
 //
 // The plan's order of sums depends on the matrix and the device, not on the batch.
 #pragma once
@@ -89,7 +90,7 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
                 row_tiles = std::max<index_t>(1, over(steps.r.batch, fragment_columns)),
                 depth = steps.depth() / fragment_depth<Acc>;
   const auto teams = [&](int blocks) { return blocks == 1 ? device.multiprocessors : pairs; };
-  const auto room = static_cast<std::size_t>(device.shared_bytes) - 2 * walk_buffers * 8;
+  const auto room = static_cast<std::size_t>(device.shared_bytes) - 3 * walk_buffers * 8;
   const auto cut = [&](walk_plan p) {
     p.depth = depth;
     p.packs = static_cast<int>(over(depth, p.parts()));
@@ -97,8 +98,10 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
     p.groups = std::clamp<index_t>(teams(p.blocks) / p.slices, 1, row_tiles);
     const int units = p.tiles * Steps::units / p.blocks;
     const auto bytes = [&](index_t rows) {
+      const index_t received = p.blocks > 1 ? 1 : 0;
       const index_t words = (!p.kept && p.resident ? p.tiles * tile_words<Acc>(depth) : 0) +
-                            walk_buffers * p.parts() * units * unit_sums<Steps> + units * rows +
+                            walk_buffers * (p.parts() + received) * units * unit_sums<Steps> +
+                            units * rows +
                             (p.kept && digits_apart<Steps>(p.room(), p.tiles)
                                  ? walk_plan::apart_words(p.room() * p.tiles)
                                  : 0);
@@ -129,6 +132,7 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
   constexpr int tiles = finish_units / Steps::units;
   // More tiles where fewer rows of the batch wait for each other then.
   const auto larger = [&](walk_plan p) {
+    if (p.rows <= 2 * fragment_columns) return p;
     for (int n = p.tiles + 1; n <= most_tiles; ++n)
       if (can_keep<Steps>(p.blocks, n))
         if (const walk_plan q = share(p.blocks, n); q.rows < p.rows && fits(q)) p = q;

@@ -19,10 +19,21 @@ __host__ __device__ constexpr int warps_to_finish(int units) {
 constexpr int walk_threads(int finishing = finish_warps) {
   return (product_warps + finishing) * warp;
 }
-/// Words between the sums of two units, more than there are, which keeps the banks apart: by
-/// columns, and both sums of a unit beside each other.
+/// Sums of a unit of a row of the batch.
 template <class Steps>
-inline constexpr int unit_sums = Steps::two_sums ? 2 * fragment_columns + 4 : fragment_columns + 2;
+inline constexpr int sum_kinds = Steps::two_sums ? 2 : 1;
+/// Where the sums of a round lie: a unit's by columns, both sums of a column beside each other, with
+/// room or in an order that keeps the banks apart, whether lanes have the columns of a unit or units.
+template <class Steps>
+inline constexpr int unit_sums = Steps::two_sums ? 2 * fragment_columns : fragment_columns + 2;
+template <class Steps>
+__device__ __forceinline__ int sum_place(int unit, int column) {
+  if constexpr (Steps::two_sums)
+    return unit * unit_sums<Steps> + ((column / 2) ^ (unit / 2 % 4)) * 4 +
+           (column ^ (unit / 8)) % 2 * 2;
+  else
+    return unit * unit_sums<Steps> + column;
+}
 
 /// Sums of so many rounds are on their way to those who finish them.
 inline constexpr int walk_buffers = 4;
@@ -31,28 +42,19 @@ template <int Blocks>
 inline constexpr bool in_cluster = Blocks > 1 && has_clusters;
 
 /// Where a warp that multiplies leaves the sums of its part. Of a tile a lane has two columns of rows
-/// `row` and row + 8: both sums of one unit, or the sums of two units. Those of this block's units
-/// are written, the others sent.
-template <class Steps, int Blocks, int Tiles>
+/// `row` and row + 8: both sums of one unit, or the sums of two units.
+template <class Steps>
 class sums_out {
   using Acc = typename Steps::Acc;
   static constexpr int shares = Steps::two_sums ? 1 : 2;
   using share_sums = pack<Acc, 4 / shares>;
-  // Of a block; the only one may have any number.
-  static constexpr int own_units = Blocks == 1 ? 1 << 20 : Tiles * Steps::units / Blocks;
 
  public:
   /// `words`: of the sums of a round.
-  __device__ sums_out(Acc* sums, int words, arrivals* arrived, int part, int rank, int units)
-      : sums_(sums), words_(words) {
+  __device__ sums_out(Acc* sums, int words, arrivals* arrived, int number, int units)
+      : sums_(sums), words_(words), arrived_(arrived) {
     const fragment_lane lane;
-    place_ = (part * units + lane.row % own_units) * unit_sums<Steps> + 4 / shares * lane.place;
-    if constexpr (in_cluster<Blocks>) {
-      static_assert(Blocks == 2 && (own_units % 8 == 0 || Tiles * Steps::units == 8));
-      rank_ = rank;
-      there_ = address_in(address_of(sums + place_), rank ^ 1);
-      counter_ = address_in(address_of(&arrived[0].barrier), rank ^ 1);
-    }
+    sums_ += number * units * unit_sums<Steps> + sum_place<Steps>(lane.row, 2 * lane.place);
   }
   __device__ __forceinline__ void operator()(int tile, const fragment_sum<Acc>& sum,
                                              int buffer) const {
@@ -60,28 +62,24 @@ class sums_out {
     for (int share = 0; share < shares; ++share) {
       share_sums of;
       if constexpr (Steps::two_sums)
-        of = {sum.of[0], sum.of[2], sum.of[1], sum.of[3]};
+        of = tile % 2 == 0 ? share_sums{sum.of[0], sum.of[2], sum.of[1], sum.of[3]}
+                           : share_sums{sum.of[1], sum.of[3], sum.of[0], sum.of[2]};
       else
         of = {sum.of[2 * share], sum.of[2 * share + 1]};
-      const int unit = tile * Steps::units + 8 * share,  // of the lane with row 0
-          from = buffer * words_ + unit % own_units * unit_sums<Steps>;
-      const auto store = [&] { *reinterpret_cast<share_sums*>(sums_ + from + place_) = of; };
-      if constexpr (!in_cluster<Blocks>) {
-        store();
-      } else {
-        const int block = own_units < 8 ? fragment_lane().row / own_units : unit / own_units;
-        if (block == rank_)
-          store();
-        else
-          store_in(there_ + from * int(sizeof(Acc)), counter_ + buffer * int(sizeof(arrivals)), of);
-      }
+      *reinterpret_cast<share_sums*>(sums_ + buffer * words_ +
+                                     (tile * Steps::units + 8 * share) * unit_sums<Steps>) = of;
     }
+  }
+  /// All of a round are there.
+  __device__ __forceinline__ void tell(int buffer) const {
+    __syncwarp();
+    if (threadIdx.x % warp == 0) arrived_[buffer].arrive();
   }
 
  private:
   Acc* sums_;
-  int words_, place_, rank_ = 0;
-  shared_address there_ = 0, counter_ = 0;  // in the other block
+  int words_;
+  arrivals* arrived_;
 };
 
 /// Which threads finish which units of which rounds: a unit of a row of the batch is always the same
@@ -104,6 +102,7 @@ struct finishers {
     if (column >= fragment_columns) unit = all_units, column = 0;  // none
   }
   __device__ int warps() const { return all_warps / turns; }
+  __device__ bool leads() const { return threadIdx.x % (warps() * warp) == 0; }  // its turn
 };
 
 /// sum[kind] of one unit and column, by this thread and its helpers; all lanes of the warp call this.
@@ -155,5 +154,55 @@ __device__ __forceinline__ void add_parts(const Acc* at, int stride, const finis
   else
     add_parts_of<Parts, Kinds, 4>(at, stride, role.helper, sum);
 }
+
+/// Bytes that a block receives from the other one of its team in a round.
+template <class Steps>
+__device__ constexpr int sent_bytes(int units) {
+  return units * sum_kinds<Steps> * fragment_columns * int(sizeof(typename Steps::Acc));
+}
+/// What the finishing threads of a block take of the sums. What its warps have of the other block's
+/// units is added up here and then sent there: to send the sums of every warp takes longer, because
+/// stores into another block are counted one by one.
+template <class Steps, int Blocks>
+struct sums_in {
+  using Acc = typename Steps::Acc;
+  static constexpr int kinds = sum_kinds<Steps>;
+
+  const Acc* sums;
+  int words;  // of the sums of a round
+  Acc* received;
+  arrivals* sent;
+  int rank, units;  // of this block
+
+  /// The sums of one of this block's units and of the thread's column; all lanes of the warp call
+  /// this, with any unit where the thread has none.
+  __device__ __forceinline__ void operator()(const finishers& role, int unit, bool has_unit,
+                                             unsigned multiplied, Acc* sum) const {
+    const int buffer = static_cast<int>(multiplied % walk_buffers), each = units * unit_sums<Steps>;
+    const auto add = [&](int block, Acc* to) {
+      add_parts<product_warps, kinds>(
+          sums + buffer * words + sum_place<Steps>(block * units + unit, role.column),
+          Blocks * each, role, to);
+    };
+    if constexpr (in_cluster<Blocks>) {
+      static_assert(Blocks == 2);
+      const int other = rank ^ 1;
+      Acc* const at = received + buffer * each + sum_place<Steps>(unit, role.column);
+      pack<Acc, kinds> more;
+      add(other, more.element);
+      if (has_unit && role.helper == 0)
+        store_in(address_in(address_of(at), other),
+                 address_in(address_of(&sent[buffer].barrier), other), more);
+      add(rank, sum);
+      sent[buffer].template wait<true>(multiplied / walk_buffers % 2);
+      if (role.leads()) sent[buffer].expect(sent_bytes<Steps>(units));
+      more = *reinterpret_cast<const pack<Acc, kinds>*>(at);
+#pragma unroll
+      for (int kind = 0; kind < kinds; ++kind) sum[kind] += more.element[kind];
+    } else {
+      add(0, sum);
+    }
+  }
+};
 
 }  // namespace mmrec::cuda::detail
