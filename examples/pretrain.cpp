@@ -23,9 +23,13 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
+#include <iterator>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -51,6 +55,28 @@ std::vector<std::uint8_t> read_text(const run_options& o) {
   if (!o.data.empty()) return load_text(o.data);
   const text_span text = as_text(embedded_text());
   return {text.begin(), text.end()};
+}
+
+/// No file is read and written, or written as two things.
+void check_files(const run_options& o) {
+  const std::pair<const char*, const std::string*> files[] = {{"--data", &o.data},
+                                                              {"--checkpoint", &o.checkpoint},
+                                                              {"--best", &o.best},
+                                                              {"--metrics", &o.metrics},
+                                                              {"--plot", &o.plot}};
+  const auto place = [](const std::string& path) {
+    std::error_code ignored;  // what has no better name keeps the one it has
+    const auto absolute = std::filesystem::absolute(path, ignored);
+    const auto canonical = std::filesystem::weakly_canonical(absolute, ignored);
+    return canonical.empty() ? std::filesystem::path(path) : canonical;
+  };
+  for (const auto* file = std::begin(files); file != std::end(files); ++file)
+    for (const auto* before = std::begin(files); before != file; ++before)
+      if (!file->second->empty() && !before->second->empty() &&
+          place(*file->second) == place(*before->second))
+        throw mmrec::error("pretrain", file->first,
+                           std::string("another file than ") + before->first,
+                           "'" + *file->second + "'");
 }
 
 std::optional<csv_writer> open_metrics(const run_options& o, std::int64_t done) {
@@ -120,6 +146,7 @@ int train(run_options o, const std::set<std::string_view>& given) {
     from.emplace(o.checkpoint);
     from->options("pretrain", settings_of(o), given);
     require_backend(o.backend);
+    check_files(o);
   } else if (!o.overwrite) {
     const auto refuse_existing = [](const char* option, const std::string& path,
                                     const char* instead) {
@@ -137,11 +164,14 @@ int train(run_options o, const std::set<std::string_view>& given) {
   if (from) from->restore(t);
   from.reset();
   const std::int64_t first = t.steps_done();
+  // Whether files can be written is better known now than when there is something to write.
+  for (const auto* path : {&o.best, &o.plot})
+    if (!path->empty()) atomic_file{*path};
   auto metrics = open_metrics(o, first);
   const auto save = [&] {
     if (!o.checkpoint.empty()) save_checkpoint(o.checkpoint, t);
   };
-  if (!o.resume) save();  // whether it can be written is better known now
+  if (!o.resume) save();
 
   describe(o, t);
   if (first > 0) fmt::print("resumed after step {}\n", first);
@@ -194,6 +224,10 @@ int train(run_options o, const std::set<std::string_view>& given) {
     }
   }
   progress.end_line();
+  // All is saved: one that came during the last step ends the program, and so do later ones.
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+  if (stop_signal != 0) return 128 + static_cast<int>(stop_signal);
   if (o.steps > first)
     fmt::print("trained {} steps in {}, {:.0f} tokens/s while training\n", o.steps - first,
                duration_text(seconds_since(start)),
@@ -226,9 +260,7 @@ int main(int argc, char** argv) {
     for (const auto& [name, option] : added)
       if (option->count() > 0) given.insert(name);
     try {
-      if (!o.best.empty() && o.best == o.checkpoint)
-        throw mmrec::error("pretrain", "--best", "another file than --checkpoint",
-                           "'" + o.best + "'");
+      check_files(o);
       if (!o.resume) model_config_of(o, 1);  // before anything is read or written
     } catch (const mmrec::error& e) {
       std::fprintf(stderr, "error: %s\n", e.what());

@@ -383,6 +383,11 @@ TEST_CASE("safetensors: a write that fails leaves the old file and no other", "[
              {"a.partial", "No such file"}));
   CHECK(
       says(message_of<mmrec::error>([&] { write_safetensors(dir.path(), {}); }), {"a directory"}));
+  REQUIRE(::mkfifo((dir / "pipe").c_str(), 0600) == 0);
+  CHECK(says(message_of<mmrec::error>([&] { write_safetensors(dir / "pipe", {}); }),
+             {"a regular file", "a device or pipe"}));
+  CHECK(dir.files() == std::vector<std::string>{"pipe"});
+  std::filesystem::remove(dir / "pipe");
 
   dir.write("a", "old");
   {  // the process ends, or throws, half way

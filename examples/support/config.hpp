@@ -122,11 +122,15 @@ inline std::optional<int> parse(CLI::App& app, int argc, const char* const* argv
   return std::nullopt;
 }
 
-/// Runs a program's body: an exception becomes one line on standard error and exit code 1.
+/// Runs a program's body: an exception, or output that could not be written, becomes one line on
+/// standard error and exit code 1.
 template <std::invocable Body>
 int run_program(Body&& body) {
   try {
-    return body();
+    const int code = body();
+    const bool earlier = std::ferror(stdout) != 0;
+    if (std::fflush(stdout) == 0 && !earlier) return code;
+    std::fputs("error: cannot write to standard output\n", stderr);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "error: %s\n", e.what());
   }

@@ -140,6 +140,10 @@ class atomic_file {
     if (!path_.has_filename() || std::filesystem::is_directory(path_, ignored)) {
       throw error(function, "path", "the name of a file", quoted(path_) + ", a directory");
     }
+    // To rename would put a file in the place of a device.
+    if (std::filesystem::exists(path_, ignored) &&
+        !std::filesystem::is_regular_file(path_, ignored))
+      throw error(function, "path", "a regular file", quoted(path_) + ", a device or pipe");
     // The previous owner may rename the file between our open and our lock: then it is no longer
     // the partial file, and we start again.
     for (;;) {

@@ -47,6 +47,10 @@ expect(2 "--resume requires --checkpoint" ${pretrain} --resume)
 expect(2 "--resume excludes --overwrite" ${pretrain} --resume --overwrite --checkpoint c)
 expect(2 "--best: expected another file than --checkpoint, got 'c'" ${pretrain} --checkpoint c
   --best c)
+expect(2 "--best: expected another file than --checkpoint" ${pretrain} --checkpoint c --best ./c)
+expect(2 "--metrics: expected another file than --checkpoint" ${pretrain} --checkpoint c
+  --metrics c)
+expect(2 "--plot: expected another file than --data" ${pretrain} --data text --plot text)
 expect(2 "missing.toml" ${pretrain} --config missing.toml)
 expect(2 "--checkpoint is required" ${generate})
 
@@ -62,6 +66,8 @@ expect(1 "^error: .*load_text.*a directory" ${pretrain} --data folder --checkpoi
 expect(1 "^error: .*expected more than .* bytes.*got 2" ${pretrain} --data short --checkpoint none)
 expect(1 "^error: .*byte 0x51 'Q'" ${pretrain} ${tiny} --data text --prompt Q --checkpoint none)
 expect(1 "^error: .*no/where" ${pretrain} ${tiny} --data text --checkpoint no/where)
+expect(1 "^error: .*no/where" ${pretrain} ${tiny} --data text --best no/where)
+expect(1 "^error: .*no/where" ${pretrain} ${tiny} --data text --plot no/where)
 expect(1 "^error: .*No such file" ${pretrain} --checkpoint none --resume)
 expect(1 "^error: .*No such file" ${generate} --checkpoint none)
 file(GLOB left RELATIVE ${dir} ${dir}/*)
@@ -73,6 +79,20 @@ endif()
 # Any bytes are text: this program is anything but UTF-8.
 expect(0 "256 byte values.*step 4: validation loss of windows [0-9.]+ nats" ${pretrain} ${tiny}
   --data ${pretrain} --vocabulary bytes --validation 0.0001)
+
+# Output that nobody gets is a failure.
+if(EXISTS /dev/full)
+  expect(1 "^error: cannot write to standard output" sh -c
+    "exec '${pretrain}' --data text --width 16 --layers 1 --heads 2 --ffn 32 --steps 1 --batch 1 \
+--context 8 --sample 5 > /dev/full")
+endif()
+
+# A sample can be interrupted.
+find_program(timeout timeout)
+if(timeout)
+  expect(124 "^$" sh -c "'${timeout}' -k 20 4 '${pretrain}' --data text --width 16 --layers 1 \
+--heads 2 --ffn 32 --steps 1 --batch 1 --context 8 --sample 1000000000 > /dev/null")
+endif()
 
 # A run with all its files.
 file(WRITE ${dir}/run.toml "width = 24\nconvex = true\nmode = \"streams\"\ndata = \"text\"\n")
@@ -101,7 +121,7 @@ expect(1 "^error: .*m.csv" ${pretrain} ${tiny} --data text --metrics m.csv --che
 expect(1 "^error: .*--width: expected '16' as in the checkpoint.*got '32'"
   ${pretrain} --checkpoint c.safetensors --resume --width 32)
 expect(1 "^error: .*data.bytes: expected '1230' as in the checkpoint.*got"
-  ${pretrain} --checkpoint c.safetensors --resume --data c.safetensors)
+  ${pretrain} --checkpoint c.safetensors --resume --data m.csv)
 file(WRITE ${dir}/broken "not a checkpoint, but long enough for one")
 expect(1 "^error: .*broken.*not a safetensors file" ${pretrain} --checkpoint broken --resume)
 file(SHA256 ${dir}/c.safetensors after)
