@@ -201,6 +201,11 @@ TEST_CASE("attention: calls that cannot be right are refused before anything is 
                saved = saved.slice(2, 0, 2);
              }),
              {"attention_backward: probabilities"}));
+  CHECK(says(backward([](auto&, auto&, auto& k, auto& v, auto& saved, auto&, auto& g) {
+               k = k.slice(1, 0, 0), v = v.slice(1, 0, 0), saved = saved.slice(3, 0, 0);
+               g.dk = {}, g.dv = {};
+             }),
+             {"attention_backward: slots", "positive"}));
   const auto gradients = [&](const auto& change) {
     return backward([&](auto&, auto&, auto&, auto&, auto&, auto&, auto& g) { change(g); });
   };

@@ -179,7 +179,7 @@ TEST_CASE("combine_decay: calls that cannot be right are refused before anything
   forward([](auto& c) { c.gamma = c.gamma.slice(0, 0, 2); },
           {"combine_decay: gamma", "(3, 4)", "(2, 4)"});
   forward([](auto& c) { c.context = c.context.slice(1, 0, 2); }, {"combine_decay: context"});
-  forward([](auto& c) { c.gamma = folded(c.gamma); }, {"its own place"});
+  forward([](auto& c) { c.gamma = folded(c.gamma); }, {"combine_decay: gamma", "its own place"});
   backward([](auto& c) { c.dgamma = c.dgamma.slice(0, 0, 2); },
            {"combine_decay_backward: dgamma", "(2, 4)"});
   backward([](auto& c) { c.dfactor = {nullptr, {rows, d}}; },

@@ -243,7 +243,9 @@ TEST_CASE("memory state: what cannot be is refused", "[components][errors]") {
   CHECK(says(make(2, 0, bank, bank), {"memory_state: width", "0"}));
   CHECK(says(make(2, 4, short_bank, short_bank), {"slots", "16 or more", "15"}));
   CHECK(says(make(2, 4, bank, short_bank), {"values", "64", "60"}));
-  CHECK(says(make(2, 4, ragged, ragged), {"memory_state"}));
+  CHECK(says(make(2, 4, ragged, ragged), {"memory_state: keys", "rows of width 4", "65"}));
+  CHECK(says(message_of<error>([&] { memory_state<float>::make(2, 4, bank, bank, -1); }),
+             {"memory_state: short_slots", "-1"}));
 }
 
 TEST_CASE("write_summary: a ring of block means", "[components]") {
@@ -287,6 +289,8 @@ TEST_CASE("write_summary: what cannot be is refused", "[components][errors]") {
   const auto before = s.keys;
   CHECK(says(message_of<error>([&] { write_summary(tested{}, s, write_rule::ring, 0, 0); }),
              {"write_summary: block_tokens", "positive"}));
+  CHECK(says(message_of<error>([&] { write_summary(tested{}, s, write_rule::ring, -1, 8); }),
+             {"write_summary: block", "-1"}));
   const view<double, 3> keys = s.keys_view(), values = s.values_view();
   const auto refused = [&](const view<double, 3>& dvalues, const view<double, 2>& dmean) {
     return message_of<error>(
@@ -295,6 +299,13 @@ TEST_CASE("write_summary: what cannot be is refused", "[components][errors]") {
   CHECK(says(refused(values.slice(1, 0, 3), s.sum_view()), {"dvalues", "(2, 16, 3)"}));
   CHECK(says(refused(values, s.sum_view().slice(0, 0, 1)), {"dmean", "(2, 3)", "(1, 3)"}));
   CHECK(says(refused(keys, s.sum_view()), {"dkeys", "apart from dvalues"}));
+  const auto back = [&](const view<double, 3>& dkeys, index_t block) {
+    return message_of<error>([&] {
+      write_summary_backward(tested{}, dkeys, dkeys, write_rule::ring, block, s.sum_view());
+    });
+  };
+  CHECK(says(back(keys, -1), {"write_summary_backward: block", "-1"}));
+  CHECK(says(back(keys.slice(1, 0, 0), 0), {"write_summary_backward: slots", "0"}));
   CHECK(s.keys == before);
 }
 

@@ -277,9 +277,14 @@ TEST_CASE("optimizer errors", "[errors]") {
     refused(w, g, m, v, {.beta1 = beta}, {"adamw", ": beta1:", "[0, 1)"});
     refused(w, g, m, v, {.beta2 = beta}, {"adamw", ": beta2:", "[0, 1)"});
   }
-  refused(w, g, at(19, 20), v, {}, {"overlap"});
-  refused(w, g, m, m, {}, {"overlap"});
-  refused(w, at(1, 20), m, v, {}, {"overlap"});
+  refused(w, g, at(19, 20), v, {}, {"adamw: m:", "overlap"});
+  refused(w, g, at(0, 20), v, {}, {"adamw: w:", "apart from m", "overlap"});
+  refused(w, g, m, m, {}, {"adamw: m:", "apart from v", "overlap"});
+  refused(w, at(1, 20), m, v, {}, {"adamw: w:", "apart from g", "overlap"});
+  // Not even as the same view: a gradient that the update changes is none.
+  refused(w, w, m, v, {}, {"adamw: w:", "apart from g", "overlap"});
+  refused(w, m, m, v, {}, {"adamw: m:", "apart from g", "overlap"});
+  refused(view<float, 1>(memory.data(), {20}, {0}), g, m, v, {}, {"adamw: w:", "its own place"});
   CHECK(says(message_of<error>([&] { norm2(tested{}, view<const float, 1>(nullptr, {4})); }),
              {"norm2", ": g:", "null"}));
   CHECK(says(

@@ -13,8 +13,9 @@
 //   dV = P^T do;   dS = P o (do V^T - sum_slots P o do V^T)
 //   dq = dS K / sqrt(d);   dK = dS^T q / sqrt(d)
 //
-// Errors: D not divisible by heads, shapes, null data, overlap. On the GPU the bits depend on the
-// shape only, not on strides, alignment or the device; infinite factors of float give NaN there.
+// Errors: D not divisible by heads, no slots, shapes, null data, overlap. On the GPU the bits depend
+// on the shape only, not on strides, alignment or the device; infinite factors of float give NaN
+// there.
 //
 //   attention(backend::simd{}, q, k, v, heads, o, {.probabilities = p});
 //   attention_backward(backend::simd{}, d_o, q, k, v, p, heads, {.dq = dq, .dk = dk, .dv = dv});
@@ -191,6 +192,7 @@ void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, 
   check_dense(function, "k", key, {batch, slots, width});
   check_dense(function, "v", value, {batch, slots, width});
   check_dense(function, "probabilities", p, {batch, heads, time, slots});
+  check_positive(function, "slots", slots);
   check_optional_dense(function, "dq", gradients.dq, query.extents());
   check_optional_dense(function, "dk", gradients.dk, {batch, slots, width});
   check_optional_dense(function, "dv", gradients.dv, {batch, slots, width});

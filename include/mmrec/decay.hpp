@@ -192,6 +192,9 @@ void combine_decay(const B& backend, const view<const T, 2>& factor,
                    const view<const T, 2>& context, const view<T, 2>& gamma) {
   check_view("combine_decay", "gamma", gamma, factor.extents());
   check_optional("combine_decay", "context", context, factor.extents());
+  check_outputs("combine_decay", std::tuple{argument{"gamma", gamma}},
+                std::tuple{argument{"factor", unless_same(factor, gamma)},
+                           argument{"context", unless_same(context, gamma)}});
   if (context)
     transform(backend, detail::clamped_decay{}, gamma, factor, context);
   else

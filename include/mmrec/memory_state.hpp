@@ -175,9 +175,14 @@ struct memory_state {
                            std::span<const State> values, index_t short_slots = 0) {
     check_positive("memory_state", "batch", batch);
     check_positive("memory_state", "width", width);
-    if (keys.size() != values.size() || keys.size() % static_cast<std::size_t>(width) != 0)
+    if (keys.size() % static_cast<std::size_t>(width) != 0)
+      throw error("memory_state", "keys", "rows of width " + std::to_string(width),
+                  std::to_string(keys.size()) + " elements");
+    if (keys.size() != values.size())
       throw error("memory_state", "values", std::to_string(keys.size()) + " elements, as keys",
                   std::to_string(values.size()));
+    if (short_slots < 0)
+      throw error("memory_state", "short_slots", "0 or more", std::to_string(short_slots));
     memory_state s;
     s.batch = batch, s.width = width, s.slots = static_cast<index_t>(keys.size()) / width;
     hds_slots(s.slots);
@@ -235,12 +240,20 @@ void write_mean(const B&, const view<State, 3>& keys, const view<State, 3>& valu
   }
 }
 
+namespace detail {
+inline void check_block(const char* function, index_t block, index_t slots) {
+  if (block < 0) throw error(function, "block", "0 or more", std::to_string(block));
+  check_positive(function, "slots", slots);
+}
+}  // namespace detail
+
 /// Writes the summary of memory block k into the banks.
 template <backend_tag B, class State, class Memory>
 void write_summary(const B& backend, memory_state<State, Memory>& s, write_rule rule, index_t block,
                    index_t block_tokens) {
   require_built<B>();
   require_memory<B, Memory>();
+  detail::check_block("write_summary", block, s.slots);
   check_positive("write_summary", "block_tokens", block_tokens);
   write_mean(backend, s.keys_view(), s.values_view(), s.sum_view(), rule, block, block_tokens);
 }
@@ -273,6 +286,7 @@ void write_summary_backward(const B& backend, const view<State, 3>& dkeys,
                             const view<State, 2>& dmean) {
   require_built<B>();
   const char* function = "write_summary_backward";
+  detail::check_block(function, block, dkeys.extent(1));
   check_view(function, "dkeys", dkeys, dkeys.extents());
   check_view(function, "dvalues", dvalues, dkeys.extents());
   check_view(function, "dmean", dmean, {dkeys.extent(0), dkeys.extent(2)});

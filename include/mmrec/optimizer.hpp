@@ -22,6 +22,7 @@
 //   adamw(backend::cuda{stream}, w, g, m, v, {.clip = clip, .rates = rates});   // likewise
 #pragma once
 
+#include <mmrec/check_outputs.hpp>
 #include <mmrec/loops.hpp>
 #include <mmrec/transform.hpp>
 
@@ -145,6 +146,8 @@ void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, con
   if (o.step < 1) throw error("adamw", "step", "1 or more", std::to_string(o.step));
   check_rate("adamw", "beta1", o.beta1);
   check_rate("adamw", "beta2", o.beta2);
+  check_outputs("adamw", std::tuple{argument{"w", w}, argument{"m", m}, argument{"v", v}},
+                std::tuple{argument{"g", g}});
   const detail::adamw_update<accumulator_t<T>> update(o, rates_of(o));
   const std::tuple outputs{w, m, v};
   if (o.clip || o.rates)
