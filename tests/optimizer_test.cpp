@@ -265,6 +265,9 @@ TEST_CASE("optimizer errors", "[errors]") {
     CHECK(memory == before);
   };
   const auto w = at(0, 20), m = at(40, 20), v = at(60, 20);
+  // A gradient that its owner may write is one.
+  CHECK(
+      says(message_of<error>([&] { adamw(tested{}, w, at(20, 19), m, v, {}); }), {": g:", "(19)"}));
   const view<const float, 1> g = at(20, 20);
   refused(w, at(20, 19), m, v, {}, {"adamw", ": g:", "(20)", "(19)"});
   refused(w, g, at(40, 21), v, {}, {"adamw", ": m:", "(20)", "(21)"});

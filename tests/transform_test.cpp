@@ -377,7 +377,7 @@ TEST_CASE("transform errors: shapes, null data, overlap", "[errors]") {
       },
       {"transform", ": output:", "its own place"});
   refused([&](const auto& on) { fill(on, view<float, 2>(memory.data(), {4, 5}, {1, 1}), 0); },
-          {"transform", ": output:", "its own place"});
+          {"fill: out:", "its own place"});
   refused([&](const auto& on) { fill(on, view<float, 2>(nullptr, {4, 5}), 0); },
-          {"transform", ": output:", "null"});
+          {"fill: out:", "null"});
 }

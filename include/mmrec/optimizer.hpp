@@ -28,6 +28,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 namespace mmrec {
 
@@ -134,10 +135,10 @@ struct adamw_update_from_memory {
 
 }  // namespace detail
 
-/// One update of a flat array, in place.
+/// One update of a flat array, in place. (T is what w says, so that g may be a view<T> too.)
 template <backend_tag B, element T>
-void adamw(const B& backend, const view<T, 1>& w, const view<const T, 1>& g, const view<T, 1>& m,
-           const view<T, 1>& v, const adamw_options& o) {
+void adamw(const B& backend, const view<T, 1>& w, const std::type_identity_t<view<const T, 1>>& g,
+           const view<T, 1>& m, const view<T, 1>& v, const adamw_options& o) {
   require_built<B>();
   check_view("adamw", "w", w, w.extents());
   check_view("adamw", "g", g, w.extents());

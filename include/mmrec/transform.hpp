@@ -151,6 +151,8 @@ template <backend_tag B, class Out>
 void fill(const B& backend, const Out& out, double value) {
   // A zero-stride view of one element is an input of any extent.
   const auto o = as_view(out);
+  check_view("fill", "out", o, o.extents());
+  check_distinct("fill", "out", o);
   using T = element_of<Out>;
   T one;
   store_element(&one, static_cast<accumulator_t<T>>(value));
