@@ -123,6 +123,35 @@ TEMPLATE_TEST_CASE("linear: shapes of real models", "[components]", float, doubl
     }
 }
 
+// Few rows meet weights in another order where there are many steps, or where the weights are more
+// than the caches hold.
+TEMPLATE_TEST_CASE("linear: few rows of many steps", "[components]", float, double, Eigen::half,
+                   Eigen::bfloat16) {
+  using T = TestType;
+  using A = activation::identity;
+  for (const index_t rows : {1, 2, 3, 4, 5, 8})
+    for (const linear_shape& shape :
+         {linear_shape{rows, 191, 33}, linear_shape{rows, 192, 15}, linear_shape{rows, 1025, 17},
+          linear_shape{rows, 2079, 7}, linear_shape{rows, 4129, 35}}) {
+      CAPTURE(rows, shape.inputs, shape.outputs);
+      const auto p = random_linear<T>(shape, true, 0, 0, 9);
+      check_linear<A, T>("tested", tested{}, p, {}, 400);
+      CHECK((run_linear<A, T>(repeatedly().back(), p)) ==
+            (run_linear<A, T>(repeatedly().front(), p)));
+    }
+}
+
+TEMPLATE_TEST_CASE("linear: a row with weights that no cache holds", "[components]", float,
+                   Eigen::bfloat16) {
+  using T = TestType;
+  using A = activation::identity;
+  const linear_shape shape =
+      sizeof(T) == 4 ? linear_shape{1, 2053, 2051} : linear_shape{1, 2909, 2903};
+  const auto p = random_linear<T>(shape, true, 0, 0, 10);
+  check_linear<A, T>("tested", tested{}, p, {}, 400);
+  CHECK((run_linear<A, T>(repeatedly().back(), p)) == (run_linear<A, T>(repeatedly().front(), p)));
+}
+
 TEMPLATE_TEST_CASE("linear: packed weights", "[components]", float, double, Eigen::half,
                    Eigen::bfloat16) {
   using T = TestType;

@@ -15,7 +15,7 @@
 //
 // An element is one chain of multiply-adds in the order of k (of pairs, words.hpp, the odd step
 // comes first): the bits do not depend on blocks or on threads. With up to 8 rows lanes may share a
-// chain: how many depends on the number of rows and on how B lies.
+// chain: how many depends on the shapes and on how B lies.
 #pragma once
 
 #include <mmrec/simd/gemm/block_grid.hpp>

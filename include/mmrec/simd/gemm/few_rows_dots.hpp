@@ -3,10 +3,16 @@
 //
 // A register holds some steps of every row side by side: lanes / rows of them. One load of W that
 // repeats so many of its elements meets it in one multiply-add, so W is read once, from front to
-// back, and no lane is idle where the rows are a power of two. A register of x serves eight columns,
-// or fewer where the rows need several registers. What is stored narrow is widened by whole
+// back, and no lane is idle where the rows are a power of two. A register of x serves 8 columns, or
+// fewer where the rows need several registers. What is stored narrow is widened by whole
 // registers, each of which meets every row; bfloat16 by pairs, with x in the same order, and not
 // at all where pairs are multiplied as they lie (words.hpp).
+// Where a register is a line of the cache one row, and three or four with a W that is near, go by
+// tiles: whole registers of each row meet neighbouring columns, and a sum is two chains. That takes
+// fewer loads, but more adding up in the end, and so few columns are few streams, which begin anew
+// with every tile. The hardware does not see ahead of them: from far away what the next tile reads
+// is asked for, in the second level. (In the caches that costs more than it brings. With shorter
+// registers tiles lose to eight columns everywhere but far away, where they are even.)
 // Budget: an element of W takes rows / lanes multiply-adds (a pair as many) and, but for an eighth,
 // as many loads.
 // With AVX2 and float, up to two rows keep pace with the second-level cache (16 bytes of W to a
@@ -17,24 +23,34 @@
 
 namespace mmrec::simd {
 
+/// What meets at a time: some steps of all rows and of columns far apart, or tiles; where W comes
+/// from far away, tiles that ask for what comes next.
+enum class dot_order { steps, tiles, far_tiles };
+
 /// How Rows rows of E lie in registers beside columns of T: `steps` steps of every row, or, in
-/// `parts` registers, of some rows each. E is the arithmetic type, or T where pairs are multiplied as
-/// they lie.
-template <class V, std::size_t Rows, class T, class E>
+/// `parts` registers, of some rows each. E is the arithmetic type, or T where pairs are multiplied
+/// as they lie.
+template <class V, std::size_t Rows, dot_order Order, class T, class E>
 struct dot_shape {
+  static constexpr bool tiled = Order != dot_order::steps;
   static constexpr bool narrow = !std::same_as<T, typename V::value_type>;
   static constexpr auto word = static_cast<std::size_t>(steps_in_word<V, E>);
   /// Registers that a load of a column becomes: the even and the odd ones of pairs are two.
   static constexpr std::size_t halves = has_pairs<V, T> && word == 1 ? 2 : 1;
   static constexpr std::size_t steps =
-      narrow ? halves * word * lanes<V> : std::max<std::size_t>(1, lanes<V> / Rows);
+      narrow || tiled ? halves * word * lanes<V> : std::max<std::size_t>(1, lanes<V> / Rows);
   static constexpr std::size_t run = steps / halves / word;  // lanes that are one sum
   static constexpr std::size_t parts = Rows * run / lanes<V>;
   /// Parts that meet a piece of a column before the others do: with more, each load of x would
   /// serve one column.
   static constexpr std::size_t at_once = std::min<std::size_t>(parts, 4);
-  /// Two units that take four cycles want eight multiply-adds that do not wait for one another.
-  static constexpr std::size_t together = 8 / at_once;
+  /// Columns side by side, and chains of a sum: two units that take four cycles want eight
+  /// multiply-adds that do not wait for one another.
+  static constexpr std::size_t together = tiled && at_once == 1 ? 4 : 8 / at_once;
+  static constexpr std::size_t chains = tiled ? 2 : 1;
+  /// Steps of a turn of the innermost loop: where tiles ask for lines, one of these or more.
+  static constexpr std::size_t unrolled =
+      tiled ? std::max(chains, 64 / (steps * sizeof(T))) : std::size_t{2};
   /// Columns whose results leave together: sums of runs want as many as a run has lanes.
   static constexpr std::size_t columns = std::max(together, run);
   /// Elements of x that meet the same elements of a column: row after row, `steps` of each, first
@@ -42,8 +58,8 @@ struct dot_shape {
   static constexpr auto unit = static_cast<index_t>(Rows * steps);
 };
 /// The same for an operand B.
-template <class V, std::size_t Rows, class B, class E>
-using dot_shape_of = dot_shape<V, Rows, element_in<B>, E>;
+template <class V, std::size_t Rows, dot_order Order, class B, class E>
+using dot_shape_of = dot_shape<V, Rows, Order, element_in<B>, E>;
 
 namespace detail {
 
@@ -98,13 +114,13 @@ void pack_units(const A& a, E* to) {
 
 /// Dot products of all rows of x, in units, with every apart-th column of b from `first` on, no
 /// further than column `last`. Element (i, j) goes to to[i * row + j * apart].
-template <class V, std::size_t Rows, class B, class E>
+template <class V, std::size_t Rows, dot_order Order, class B, class E>
 void dot_products(const E* x, const B& b, index_t first, index_t apart, index_t last,
                   typename V::value_type* to, index_t row) {
   using Acc = typename V::value_type;
-  using shape = dot_shape_of<V, Rows, B, E>;
+  using shape = dot_shape_of<V, Rows, Order, B, E>;
   constexpr std::size_t parts = shape::parts, at_once = shape::at_once, together = shape::together,
-                        halves = shape::halves;
+                        chains = shape::chains, halves = shape::halves, tile = at_once * together;
   using loaded = std::array<V, shape::halves>;
   constexpr auto w = static_cast<index_t>(shape::word * lanes<V>),
                  steps = static_cast<index_t>(shape::steps);
@@ -131,22 +147,23 @@ void dot_products(const E* x, const B& b, index_t first, index_t apart, index_t 
   const index_t depth = b.extent(0);
   // A piece of x that several groups of columns meet stays in the first-level cache.
   constexpr index_t kept = kept_bytes / (shape::unit * static_cast<index_t>(sizeof(E))) * steps;
-  const index_t piece = shape::columns > together ? kept : depth,
-                ahead = static_cast<index_t>(together) * apart * b.stride(1);
+  const index_t piece = shape::columns > together ? kept : depth, stride = apart * b.stride(1);
   std::array<std::array<V, shape::columns>, parts> sums;
   for (auto& part : sums) part.fill(V(0));
-  // Steps [begin, end) of the columns from `group` on with the parts from `part` on.
-  const auto add = [&](std::size_t group, std::size_t part, index_t begin,
-                       index_t end) MMREC_LAMBDA_INLINE {
+  // Steps [begin, end) of the columns from `group` on with the parts from `part` on; what comes
+  // next is so many elements ahead.
+  const auto add = [&](std::size_t group, std::size_t part, index_t begin, index_t end,
+                       index_t ahead) MMREC_LAMBDA_INLINE {
     std::array<decltype(b.at(0, 0)), together> from;
     for (std::size_t c = 0; c < together; ++c)
       from[c] = b.at(0, std::min(first + static_cast<index_t>(group + c) * apart, last));
-    std::array<V, at_once * together> total;
-    unroll<at_once * together>([&](auto i) MMREC_LAMBDA_INLINE {
+    std::array<V, tile * chains> total;
+    unroll<tile>([&](auto i) MMREC_LAMBDA_INLINE {
       total[i] = sums[part + i / together][group + i % together];
+      if constexpr (chains == 2) total[tile + i] = V(0);
     });
     const E* now = x + begin / steps * shape::unit + static_cast<index_t>(part * halves) * w;
-    const auto step = [&](index_t k, const auto& load) MMREC_LAMBDA_INLINE {
+    const auto step = [&](index_t k, auto chain, const auto& load) MMREC_LAMBDA_INLINE {
       // In registers, as in the microkernel: of the rows and the columns those that are fewer.
       const auto row_part = [&](std::size_t p) MMREC_LAMBDA_INLINE {
         return rounded(load_words<V>(now + static_cast<index_t>(p) * w));
@@ -157,7 +174,7 @@ void dot_products(const E* x, const B& b, index_t first, index_t apart, index_t 
         unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
           const auto y = load(from[c] + k);
           unroll<xs.size()>([&](auto i) MMREC_LAMBDA_INLINE {
-            V& t = total[i / halves * together + c];
+            V& t = total[chain() * tile + i / halves * together + c];
             t = multiply_words<V, E>(xs[i], y[i % halves], t);
           });
         });
@@ -170,36 +187,61 @@ void dot_products(const E* x, const B& b, index_t first, index_t apart, index_t 
         unroll<at_once * halves>([&](auto i) MMREC_LAMBDA_INLINE {
           const V xp = row_part(i());
           unroll<together>([&](auto c) MMREC_LAMBDA_INLINE {
-            V& t = total[i / halves * together + c];
+            V& t = total[chain() * tile + i / halves * together + c];
             t = multiply_words<V, E>(xp, ys[c][i % halves], t);
           });
         });
       }
       now += shape::unit;
     };
+    constexpr auto turn = static_cast<index_t>(shape::unrolled) * steps,
+                   line = 64 / static_cast<index_t>(sizeof(*from[0]));
+    constexpr std::integral_constant<std::size_t, 0> first_chain;
     index_t k = begin;
-    for (; k + 2 * steps <= end; k += 2 * steps) {
-      // Too few streams to hide the memory: the next columns are asked for. (Eight are best left to
-      // the hardware: there the same costs a tenth.)
-      if constexpr (at_once > together)
+    for (; k + turn <= end; k += turn) {
+      // Too few streams to hide the memory. (Eight are best left to the hardware: there the same
+      // costs a tenth.)
+      if constexpr (Order == dot_order::far_tiles) {
+        unroll<together* static_cast<std::size_t>(turn / line)>([&](auto i) MMREC_LAMBDA_INLINE {
+          __builtin_prefetch(
+              from[i % together] + k + ahead + static_cast<index_t>(i() / together) * line, 0, 2);
+        });
+      } else if constexpr (!shape::tiled && at_once > together) {
         unroll<together>([&](auto c)
                              MMREC_LAMBDA_INLINE { __builtin_prefetch(from[c] + k + ahead); });
-      step(k, whole);
-      step(k + steps, whole);
+      }
+      unroll<shape::unrolled>([&](auto u) MMREC_LAMBDA_INLINE {
+        constexpr std::integral_constant<std::size_t, u() % chains> chain;
+        step(k + static_cast<index_t>(u()) * steps, chain, whole);
+      });
     }
-    for (; k + steps <= end; k += steps) step(k, whole);
-    if (k < end) step(k, [&](const auto* p) MMREC_LAMBDA_INLINE { return some(p, end - k); });
-    unroll<at_once * together>([&](auto i) MMREC_LAMBDA_INLINE {
-      sums[part + i / together][group + i % together] = total[i];
+    for (; k + steps <= end; k += steps) step(k, first_chain, whole);
+    if (k < end)
+      step(k, first_chain, [&](const auto* p) MMREC_LAMBDA_INLINE { return some(p, end - k); });
+    unroll<tile>([&](auto i) MMREC_LAMBDA_INLINE {
+      V& sum = sums[part + i / together][group + i % together];
+      if constexpr (chains == 2)
+        sum = total[i] + total[tile + i];
+      else
+        sum = total[i];
     });
   };
   for (index_t k = 0; k < depth; k += piece)
-    for (std::size_t group = 0; group < shape::columns; group += together)
+    for (std::size_t group = 0; group < shape::columns; group += together) {
+      index_t ahead = static_cast<index_t>(together) * stride;
+      if (shape::tiled && group + together == shape::columns)  // the next piece, or next columns
+        ahead = k + piece < depth ? piece - static_cast<index_t>(group) * stride : ahead - k;
       for (std::size_t part = 0; part < parts; part += at_once)
-        add(group, part, k, std::min(depth, k + piece));
+        add(group, part, k, std::min(depth, k + piece), ahead);
+    }
   for (std::size_t p = 0; p < parts; ++p) {
     detail::sum_runs<shape::run, shape::columns>(sums[p].data());
     for (std::size_t c = 0; c < shape::columns; c += shape::run) {
+      if constexpr (shape::tiled) {
+        sums[p][c / shape::run].store_unaligned(to + static_cast<index_t>(p) * row +
+                                                static_cast<index_t>(c));
+        continue;
+      }
       alignas(V) std::array<Acc, lanes<V>> result;
       sums[p][c / shape::run].store_aligned(result.data());
       for (std::size_t i = 0; i < lanes<V>; ++i) {
@@ -210,13 +252,16 @@ void dot_products(const E* x, const B& b, index_t first, index_t apart, index_t 
   }
 }
 
+/// So many bytes of W share the last-level cache with others, or do not fit: they come from far.
+inline constexpr index_t far_bytes = index_t{1} << 24;
+
 /// Up to Rows rows.
-template <class V, std::size_t Rows, class A, class B>
+template <class V, std::size_t Rows, dot_order Order, class A, class B>
 void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                       const results<V>& finish) {
   using Acc = typename V::value_type;
   using E = factor_t<V, A, B>;
-  using shape = dot_shape_of<V, Rows, B, E>;
+  using shape = dot_shape_of<V, Rows, Order, B, E>;
   constexpr auto w = static_cast<index_t>(lanes<V>), steps = static_cast<index_t>(shape::steps),
                  batch = static_cast<index_t>(shape::columns);
   const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1);
@@ -230,14 +275,16 @@ void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const
                 each = (std::clamp<index_t>(columns / (shares * batch), 1, most) | 1) * batch;
   parallel_for(threads, (columns + each - 1) / each, [&](index_t task) {
     const index_t first = task * each, live = std::min(each, columns - first);
-    // The columns of a batch are as far apart as they can be: with the next batch each of these
-    // streams goes on where it was, and long streams are read faster.
-    const index_t apart = (live + batch - 1) / batch;
+    // The columns of a batch, but for tiles, are as far apart as they can be: with the next batch
+    // each of these streams goes on where it was, and long streams are read faster.
+    const index_t batches = (live + batch - 1) / batch, apart = shape::tiled ? 1 : batches;
     alignas(V) std::array<Acc, Rows* static_cast<std::size_t>(room)> rectangle;
     if constexpr (batch < w) rectangle.fill(Acc(0));  // `finish` reads whole registers
-    for (index_t j = 0; j < apart; ++j)
-      dot_products<V, Rows>(x.data(), b, first + j, apart, first + live - 1, rectangle.data() + j,
-                            room);
+    for (index_t i = 0; i < batches; ++i) {
+      const index_t j = shape::tiled ? i * batch : i;
+      dot_products<V, Rows, Order>(x.data(), b, first + j, apart, first + live - 1,
+                                   rectangle.data() + j, room);
+    }
     finish({0, rows, first, live}, rectangle.data(), room);
   });
 }
@@ -247,11 +294,26 @@ template <class V, class A, class B>
 void multiply_by_dots(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                       const results<V>& finish) {
   static_assert(few_rows == 8);
-  const index_t rows = a.extent(0);
-  auto* multiply = &multiply_by_dots<V, 8, A, B>;
-  if (rows == 1) multiply = &multiply_by_dots<V, 1, A, B>;
-  if (rows == 2) multiply = &multiply_by_dots<V, 2, A, B>;
-  if (rows == 3 || rows == 4) multiply = &multiply_by_dots<V, 4, A, B>;
+  constexpr bool narrow = !std::same_as<element_in<B>, typename V::value_type>,
+                 lines = sizeof(V) == 64;
+  const index_t rows = a.extent(0), depth = b.extent(0);
+  const bool far = depth * b.extent(1) * static_cast<index_t>(sizeof(element_in<B>)) >= far_bytes;
+  auto* multiply = &multiply_by_dots<V, 8, dot_order::steps, A, B>;
+  if (rows == 1) {
+    if constexpr (lines)
+      multiply = far ? &multiply_by_dots<V, 1, dot_order::far_tiles, A, B>
+                     : &multiply_by_dots<V, 1, dot_order::tiles, A, B>;
+    else
+      multiply = &multiply_by_dots<V, 1, dot_order::steps, A, B>;
+  }
+  if (rows == 2) multiply = &multiply_by_dots<V, 2, dot_order::steps, A, B>;
+  if (rows == 3 || rows == 4) {
+    multiply = &multiply_by_dots<V, 4, dot_order::steps, A, B>;
+    if constexpr (lines && !narrow) {
+      constexpr index_t enough = 12 * static_cast<index_t>(lanes<V>);  // to pay for the adding up
+      if (depth >= enough && !far) multiply = &multiply_by_dots<V, 4, dot_order::tiles, A, B>;
+    }
+  }
   multiply(threads, memory, a, b, finish);
 }
 
