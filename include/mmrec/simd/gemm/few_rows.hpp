@@ -120,42 +120,58 @@ void multiply_outer(unsigned threads, std::pmr::memory_resource* memory, const A
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr std::size_t together = 4;
   constexpr index_t tile = static_cast<index_t>(together), rows_per_task = 4 * tile, piece = 8 * w;
-  const index_t rows = a.extent(0), columns = b.extent(1);
-  const dense_rows<V, B> y(memory, b, b.extent(0), 2 * w);
-  parallel_for(rows * columns < serial_matrix ? 1 : threads,
-               (rows + rows_per_task - 1) / rows_per_task, [&](index_t task) {
-                 const index_t end = std::min(rows, (task + 1) * rows_per_task);
-                 alignas(V) std::array<Acc, static_cast<std::size_t>(tile * piece)> c;
-                 for (index_t i = task * rows_per_task; i < end; i += tile) {
-                   const index_t live = std::min(tile, end - i);
-                   std::array<std::array<Acc, together>, few_rows> x{};
-                   for (index_t k = 0; k < b.extent(0); ++k)
-                     for (index_t r = 0; r < live; ++r)
-                       x[static_cast<std::size_t>(k)][static_cast<std::size_t>(r)] =
-                           a.template get<Acc>(i + r, k);
-                   for (index_t j0 = 0; j0 < columns; j0 += piece) {
-                     const index_t count = std::min(piece, columns - j0);
-                     for (index_t j = 0; j < count; j += 2 * w) {
-                       std::array<V, 2 * together> total;
-                       total.fill(V(0));
-                       for (index_t k = 0; k < b.extent(0); ++k) {
-                         const Acc* from = y.row(k) + j0 + j;
-                         const V y0 = V::load_unaligned(from), y1 = V::load_unaligned(from + w);
-                         unroll<together>([&](auto r) MMREC_LAMBDA_INLINE {
-                           const V xr(x[static_cast<std::size_t>(k)][r]);
-                           total[2 * r] = fma(xr, y0, total[2 * r]);
-                           total[2 * r + 1] = fma(xr, y1, total[2 * r + 1]);
-                         });
-                       }
-                       unroll<2 * together>([&](auto t) MMREC_LAMBDA_INLINE {
-                         total[t].store_aligned(c.data() + static_cast<index_t>(t() / 2) * piece +
-                                                j + static_cast<index_t>(t() % 2) * w);
-                       });
-                     }
-                     finish({i, live, j0, count}, c.data(), piece);
-                   }
-                 }
-               });
+  const index_t rows = a.extent(0), columns = b.extent(1), depth = b.extent(0);
+  const dense_rows<V, B> y(memory, b, depth, 2 * w);
+  const plain_store<Acc> store = finish.template plain<Acc>();
+  parallel_for(
+      rows * columns < serial_matrix ? 1 : threads, (rows + rows_per_task - 1) / rows_per_task,
+      [&](index_t task) {
+        const index_t end = std::min(rows, (task + 1) * rows_per_task);
+        alignas(V) std::array<Acc, static_cast<std::size_t>(tile * piece)> c;
+        for (index_t i = task * rows_per_task; i < end; i += tile) {
+          const index_t live = std::min(tile, end - i);
+          std::array<std::array<Acc, together>, few_rows> x{};
+          for (index_t k = 0; k < depth; ++k)
+            for (index_t r = 0; r < live; ++r)
+              x[static_cast<std::size_t>(k)][static_cast<std::size_t>(r)] =
+                  a.template get<Acc>(i + r, k);
+          const auto sums = [&](index_t j) MMREC_LAMBDA_INLINE {
+            std::array<V, 2 * together> total;
+            total.fill(V(0));
+            for (index_t k = 0; k < depth; ++k) {
+              const Acc* from = y.row(k) + j;
+              const V y0 = V::load_unaligned(from), y1 = V::load_unaligned(from + w);
+              unroll<together>([&](auto r) MMREC_LAMBDA_INLINE {
+                const V xr(x[static_cast<std::size_t>(k)][r]);
+                total[2 * r] = fma(xr, y0, total[2 * r]);
+                total[2 * r + 1] = fma(xr, y1, total[2 * r + 1]);
+              });
+            }
+            return total;
+          };
+          index_t j0 = 0;
+          if (store.data && live == tile)  // from the registers to its place
+            for (; j0 + 2 * w <= columns; j0 += 2 * w) {
+              const auto total = sums(j0);
+              unroll<2 * together>([&](auto t) MMREC_LAMBDA_INLINE {
+                Acc* const to = store.data + (i + static_cast<index_t>(t() / 2)) * store.row + j0 +
+                                static_cast<index_t>(t() % 2) * w;
+                (store.add ? total[t] + V::load_unaligned(to) : total[t]).store_unaligned(to);
+              });
+            }
+          for (; j0 < columns; j0 += piece) {
+            const index_t count = std::min(piece, columns - j0);
+            for (index_t j = 0; j < count; j += 2 * w) {
+              const auto total = sums(j0 + j);
+              unroll<2 * together>([&](auto t) MMREC_LAMBDA_INLINE {
+                total[t].store_aligned(c.data() + static_cast<index_t>(t() / 2) * piece + j +
+                                       static_cast<index_t>(t() % 2) * w);
+              });
+            }
+            finish({i, live, j0, count}, c.data(), piece);
+          }
+        }
+      });
 }
 
 }  // namespace mmrec::simd
