@@ -11,6 +11,7 @@
 #include "support/catch.hpp"
 #include "support/compiled_linear.hpp"
 #include "support/fixtures.hpp"
+#include "support/instrumented.hpp"
 #include "support/numeric.hpp"
 #include "support/runs.hpp"
 
@@ -42,6 +43,8 @@ TEMPLATE_TEST_CASE("linear_relu: fixtures", "[fixtures]", reference_float, refer
     const bool biased = data.contains("param/bias");
     const auto bias = biased ? data.array("param/bias").template as<T>() : std::vector<T>{};
     for (const layout kind : all_layouts) {
+      // A shape of real models lies otherwise in linear_test, too.
+      if (instrumented && w_array.size() > 10000 && kind != layout::channel_last) continue;
       CAPTURE(file.name(), to_string(kind));
       fixture_check check(data);
       const strided_buffer<T> x(matrix_shape(x_array), kind, x_array.template as<T>());
