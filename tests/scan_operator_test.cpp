@@ -2,8 +2,10 @@
 // inclusive_scan and its backward with operators of one's own: every value is exact.
 #include <mmrec/scan.hpp>
 
+#include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -69,6 +71,36 @@ TEMPLATE_TEST_CASE("scan: inclusive_scan with an operator of one's own", "[compo
         }
   });
 }
+
+#if !defined(__CUDACC__)  // threads, and on the GPU kernels of their own
+TEMPLATE_TEST_CASE("scan: an operator of one's own has the same bits on any number of threads",
+                   "[components][scan]", float, double, Eigen::bfloat16) {
+  using T = TestType;
+  using State = accumulator_t<T>;
+  const std::array<index_t, 3> shape{8, 1024, 4};
+  const auto log_add = [](const auto& a, const auto& b) { return math::logaddexp(a, b); };
+  const auto values = random_values<T>(8 * 1024 * 4, 41, -3, 3);
+  for (const layout kind : {layout::channel_last, layout::time_last, layout::padded}) {
+    CAPTURE(to_string(kind));
+    const strided_buffer<T> x(shape, kind, rounded<T>(values));
+    const auto run = [&](unsigned threads) {
+      strided_buffer<T> y(shape, kind);
+      std::vector<State> final(8 * 4);
+      inclusive_scan(backend::simd{.threads = threads}, x.view(), y.view(), log_add,
+                     -std::numeric_limits<double>::infinity(), {.final = {final.data(), {8, 4}}});
+      CHECK(y.canaries_intact());
+      return std::pair{y.values(), final};
+    };
+    const auto one = run(1);
+    for (const unsigned threads : {2u, 3u, 4u, 5u, 7u, 8u, 16u, 0u}) {
+      CAPTURE(threads);
+      const auto many = run(threads);
+      CHECK(same_bits(many.first, one.first));
+      CHECK(same_bits(many.second, one.second));
+    }
+  }
+}
+#endif
 
 TEMPLATE_TEST_CASE("scan gradients: operators of one's own", "[gradients][scan]", float, double,
                    Eigen::half, Eigen::bfloat16) {
