@@ -2,14 +2,14 @@
 # What many tests instantiate, compiled once for all of them (compiled_linear.hpp,
 # compiled_solvers.hpp, compiled_passes.hpp), on the CPU and on the GPU.
 
-# Adds a library with a file for each type, named *.<extension>.
-function(mmrec_compile_once library extension header namespace macro)
+# Adds a library with a file for each type, named *.<extension>, of what `list` in `header` names.
+function(mmrec_compile_once library extension header namespace list)
   set(sources)
   foreach(type IN LISTS ARGN)
     string(MAKE_C_IDENTIFIER ${type} name)
     set(source ${CMAKE_CURRENT_BINARY_DIR}/${library}/${name}.${extension})
     file(CONFIGURE OUTPUT ${source} CONTENT
-      "#include \"support/${header}\"\n\nnamespace ${namespace} {\n${macro}(, ${type})\n}\n")
+      "#include \"support/${header}\"\n\nnamespace ${namespace} {\nMMREC_TEST_COMPILED(${list}, , ${type})\n}\n")
     list(APPEND sources ${source})
   endforeach()
   add_library(${library} STATIC EXCLUDE_FROM_ALL ${sources})

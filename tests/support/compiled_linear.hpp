@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Linear with each of its activations, forward, on packed weights and backward, compiled once for
-// all tests: on the reference and on the backend under test, for every element type
-// (compile_once.cmake).
+// all tests (compiled_backend.hpp).
 #pragma once
 
 #include <mmrec/linear.hpp>
-
-#include <Eigen/Core>
 
 #include "compiled_backend.hpp"
 
 namespace mmrec {
 
-// How: `extern`, or nothing in the file that compiles them.
 #define MMREC_TEST_LINEAR_WITH(How, B, T, A)                                                   \
   How template void linear_kernel<activation::A>(const B&, const view<const T, 2>&,            \
                                                  const view<const T, 2>&, const view<T, 2>&,   \
@@ -23,7 +19,7 @@ namespace mmrec {
   How template void linear_backward_kernel<activation::A>(                                     \
       const B&, const view<const T, 2>&, const view<const T, 2>&, const view<const T, 2>&,     \
       const linear_gradients<T>&);
-#define MMREC_TEST_LINEAR_ON(How, B, T)             \
+#define MMREC_TEST_LINEAR(How, B, T)                \
   How template struct detail::weight_storage<B, T>; \
   MMREC_TEST_LINEAR_WITH(How, B, T, identity)       \
   MMREC_TEST_LINEAR_WITH(How, B, T, relu)           \
@@ -31,13 +27,7 @@ namespace mmrec {
   MMREC_TEST_LINEAR_WITH(How, B, T, silu)           \
   MMREC_TEST_LINEAR_WITH(How, B, T, sigmoid)        \
   MMREC_TEST_LINEAR_WITH(How, B, T, tanh)
-#define MMREC_TEST_LINEAR(How, T)                  \
-  MMREC_TEST_LINEAR_ON(How, backend::reference, T) \
-  MMREC_TEST_LINEAR_ON(How, testing::compiled_backend, T)
 
-MMREC_TEST_LINEAR(extern, float)
-MMREC_TEST_LINEAR(extern, double)
-MMREC_TEST_LINEAR(extern, Eigen::half)
-MMREC_TEST_LINEAR(extern, Eigen::bfloat16)
+MMREC_TEST_COMPILED_ELSEWHERE(MMREC_TEST_LINEAR)
 
 }  // namespace mmrec
