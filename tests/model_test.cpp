@@ -266,7 +266,6 @@ TEST_CASE("model: a backward that cannot be is refused before anything is writte
   model_pass<float> pass(c, batch, time);
   const auto good = random_ids(10, c.vocabulary, 1);
   auto state = m.initial_state(batch);
-  pass.forward(tested{}, m, as_tokens(good, batch), as_tokens(good, batch), state, true);
   std::vector<float> gradients(m.parameters().size(), 77),
       bank(static_cast<std::size_t>(batch * c.block.slots * d), 77);
   const view<float, 3> keys(bank.data(), {batch, c.block.slots, d});
@@ -284,6 +283,22 @@ TEST_CASE("model: a backward that cannot be is refused before anything is writte
   };
   const std::span<float> all(gradients);
   const auto ids = as_tokens(good, batch);
+
+  // Logits are no gradient, nor is what lies in a pass before the first forward.
+  const auto no_gradient = [&] {
+    CHECK(says(refused(m, ids, all, banks{}, 0), {"pass", "a forward with for_backward before"}));
+  };
+  std::vector<double> at_loss(1);
+  const view<double, 1> loss(at_loss.data(), {1});
+  no_gradient();
+  pass.forward(tested{}, m, ids, state);
+  no_gradient();
+  pass.forward(tested{}, m, ids, ids, state, true);
+  pass.forward(tested{}, m, ids, ids, state);
+  no_gradient();
+  pass.forward_whole(tested{}, m, ids, ids, loss);
+  no_gradient();
+  pass.forward(tested{}, m, ids, ids, state, true);
 #if !defined(__CUDACC__)
   for (const std::int32_t bad : {23, -1, -100}) {
     auto wrong = good;
@@ -313,6 +328,10 @@ TEST_CASE("model: a backward that cannot be is refused before anything is writte
   CHECK(says(refused(m, ids, all, banks{.values = keys.slice(0, 0, 1)}, 2), {"dbanks.values"}));
   CHECK(says(refused(m, ids, all, banks{.keys = keys, .values = keys}, 2),
              {"dbanks.keys", "apart from dbanks.values"}));
+
+  // A backward that was refused, or done, leaves what the next one needs.
+  for (int i = 0; i < 2; ++i) CHECK_NOTHROW(pass.backward(tested{}, m, ids, all));
+  CHECK(gradients.front() != 77);
 }
 
 TEST_CASE("model: an ignored target counts for nothing", "[components]") {

@@ -10,7 +10,7 @@
 // arithmetic type, the loss a double. Errors, before anything is written: a configuration that
 // cannot be, ids outside the vocabulary, targets outside it that are not -100, shapes, other
 // strides, a model or a state of another configuration than the pass, gradients of another size or
-// on top of the parameters.
+// on top of the parameters, a backward where the last forward was not one with for_backward.
 //
 // A `model` is its parameters: one flat array with named parts (a parallel array of gradients has
 // the same layout). A `model_state` is what it remembers of a batch of sequences. A `model_pass` is
@@ -150,6 +150,9 @@ class model_pass {
                    view<const T, 1>{m.parameters().data(), {size}});
     check_disjoint(function, "gradients", all, "ids", ids);
     check_banks(function, c, dbanks);
+    if (!has_gradient_)
+      throw error(function, "pass", "a forward with for_backward before",
+                  "logits that are not the gradient of a loss");
     if (batch_ * time_ == 0) {
       for (const auto& d : dbanks) {
         if (d.keys) fill(backend, d.keys, 0);
@@ -187,6 +190,7 @@ class model_pass {
            const block_dropout& drop, const BlockMemory& memory) {
     const auto& c = m.config();
     const T* w = m.parameters().data();
+    has_gradient_ = false;
     embedding(backend, flat(ids), m.table(w), rows(0));
     report_ = {};
     for (index_t i = 0; i < c.layers; ++i) {
@@ -215,6 +219,7 @@ class model_pass {
                  bool for_backward, double scale) {
     cross_entropy(backend, flat_logits(), flat(targets), loss,
                   {.dlogits = for_backward ? flat_logits() : view<T, 2>{}, .scale = scale});
+    has_gradient_ = for_backward;
   }
   template <class Id>
   void check_tokens(const char* function, const char* argument, const view<const Id, 2>& v) const {
@@ -270,6 +275,8 @@ class model_pass {
   array<T> x_, normed_, logits_;
   model_state<State, Memory> own_state_;  // of forward_whole, where it needs one
   recurrence_report report_{};
+  // What the last forward left in logits_. A captured one leaves it again with every launch.
+  bool has_gradient_ = false;
 };
 
 }  // namespace mmrec
