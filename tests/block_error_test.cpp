@@ -56,7 +56,7 @@ TEST_CASE("block: calls that cannot be right are refused before anything is writ
   const index_t batch = 2, time = 6, d = config.width;
   const auto weights = block_weights<double>(config, 1);
   const auto x = random_vector<double>(batch * time * d, 2);
-  std::vector<double> y(x.size() + 40, 77);
+  std::vector<double> y(static_cast<std::size_t>(config.slots * d), 77);  // more than y's size
   const auto call = [&](const auto& change) {
     auto c = config;
     auto state = block_state<double>(c, batch);
@@ -117,6 +117,29 @@ TEST_CASE("block: calls that cannot be right are refused before anything is writ
              {"max_sweeps"}));
   CHECK(says(call([&](auto&, auto&, auto&, auto& s, auto&) { s.keys.pop_back(); }),
              {"state", "arrays of its batch, width and slots"}));
+  // On top of what the pass writes beside y.
+  const auto onto = [&](auto& tokens, auto* memory) { tokens = {memory, {batch, time, d}}; };
+  CHECK(says(call([&](auto&, auto&, auto& out, auto& s, auto&) { onto(out, s.keys.data()); }),
+             {"block_forward: y", "apart from state.keys"}));
+  CHECK(says(call([&](auto&, auto&, auto& out, auto& s, auto&) { onto(out, s.values.data()); }),
+             {"block_forward: y", "apart from state.values"}));
+  CHECK(says(call([&](auto&, auto& in, auto&, auto& s, auto&) { onto(in, s.keys.data()); }),
+             {"block_forward: x", "apart from state.keys"}));
+  CHECK(says(call([&](auto&, auto&, auto& out, auto& s, auto&) {
+               s.hidden.reserve(x.size());
+               onto(out, s.hidden.data());
+             }),
+             {"block_forward: y", "apart from state.hidden"}));
+  CHECK(says(
+      call([&](auto&, auto&, auto& out, auto&, auto& saved) { onto(out, saved.h.data_handle()); }),
+      {"block_forward: y", "apart from saved"}));
+  CHECK(says(
+      call([&](auto&, auto& in, auto&, auto&, auto& saved) { onto(in, saved.n1.data_handle()); }),
+      {"block_forward: x", "apart from saved"}));
+  CHECK(says(call([&](auto&, auto&, auto& out, auto&, auto& saved) {
+               onto(out, saved.top(0, 1).data_handle());
+             }),
+             {"block_forward: y", "apart from saved"}));
 
   // Without a state.
   const auto bank = random_vector<double>(config.slots * d, 6);
@@ -138,6 +161,9 @@ TEST_CASE("block: calls that cannot be right are refused before anything is writ
              {"banks.keys", "(32, 20)", "(31, 20)"}));
   CHECK(says(whole([](auto&, auto& banks) { banks.values = {nullptr, {32, 20}}; }),
              {"banks.values", "null"}));
+  for (const auto member : {&initial_banks<double>::keys, &initial_banks<double>::values})
+    CHECK(says(whole([&](auto&, auto& banks) { banks.*member = {y.data(), {32, 20}}; }),
+               {"block_forward: y", "apart from banks."}));
   CHECK(says(whole([](auto& c, auto&) { c.memory_block = 5; }),
              {"x", "at most 5 tokens", "no state", "6"}));
 
@@ -239,4 +265,17 @@ TEST_CASE("block_backward: calls that cannot be right are refused before anythin
              {"block_backward: dx", "apart from norm1"}));
   CHECK(says(call([](change a) { a.x = {a.dw.qkvz.weight.data_handle(), a.x.extents()}; }),
              {"block_backward: dw: W_q", "apart from x"}));
+  CHECK(says(call([&](change a) { a.w = {a.c, at_parameters}; }),
+             {"block_backward: dw: W_q", "apart from W_q"}));
+  CHECK(says(call([](change a) { a.w.norm2 = a.dw.gate.bias; }),
+             {"block_backward: dw: W_g", "apart from norm2"}));
+
+  // On top of what the forward left.
+  const auto left = [](change a) { return a.saved.gamma.data_handle(); };
+  CHECK(says(call([&](change a) { a.dx = {left(a), a.dx.extents()}; }),
+             {"block_backward: dx", "apart from saved"}));
+  CHECK(says(call([&](change a) { a.dw.norm1 = {left(a), {20}}; }),
+             {"block_backward: dw: norm1", "apart from saved"}));
+  CHECK(says(call([&](change a) { a.banks.keys = {left(a), a.banks.keys.extents()}; }),
+             {"block_backward: dbanks.keys", "apart from saved"}));
 }

@@ -63,6 +63,8 @@ bool check_forward(const block_config& c, const block_parameters<const T>& w,
                 "activations for " + std::to_string(batch) + " x " + std::to_string(time),
                 std::to_string(saved.batch()) + " x " + std::to_string(saved.time()));
   saved.check(function, c);
+  saved.check_apart(function, "x", x);
+  saved.check_apart(function, "y", y);
   check_parameters("block_forward: w", c, w, [&](const char* name, const auto& part) {
     check_disjoint(function, "y", y, name, part);
   });
@@ -81,6 +83,8 @@ recurrence_report block_forward(const B& backend, const block_config& c,
   require_memory<B, Memory>();
   const bool any = detail::check_forward(c, w, x, y, saved);
   detail::check_state("block_forward", c, state, x.extent(0), x.extent(1));
+  detail::check_apart("block_forward", "x", x, state);
+  detail::check_apart("block_forward", "y", y, state);
   if (!any) return {};
   using detail::forward_pass;
   return forward_pass(backend, c, w, x, y, state, saved, drop);
@@ -99,6 +103,8 @@ recurrence_report block_forward(const B& backend, const block_config& c,
   const bool any = detail::check_forward(c, w, x, y, saved);
   check_dense(function, "banks.keys", banks.keys, {c.slots, c.width});
   check_dense(function, "banks.values", banks.values, {c.slots, c.width});
+  check_disjoint(function, "y", y, "banks.keys", banks.keys);
+  check_disjoint(function, "y", y, "banks.values", banks.values);
   if (c.update == update::stream && x.extent(1) > c.memory_block)
     throw error(function, "x",
                 "at most " + std::to_string(c.memory_block) +
@@ -131,6 +137,9 @@ recurrence_report block_backward(const B& backend, const block_config& c,
                 std::tuple{argument{"dx", dx}, argument{"dbanks.keys", dbanks.keys},
                            argument{"dbanks.values", dbanks.values}},
                 std::tuple{argument{"x", x}, argument{"dy", dy}});
+  saved.check_apart(function, "dx", dx);
+  saved.check_apart(function, "dbanks.keys", dbanks.keys);
+  saved.check_apart(function, "dbanks.values", dbanks.values);
   check_parameters("block_backward: w", c, w, [&](const char* name, const auto& part) {
     check_disjoint(function, "dx", dx, name, part);
   });
@@ -140,6 +149,18 @@ recurrence_report block_backward(const B& backend, const block_config& c,
     check_disjoint(parameters, name, part, "x", x);
     check_disjoint(parameters, name, part, "dy", dy);
     check_disjoint(parameters, name, part, "dx", dx);
+    saved.check_apart(parameters, name, part);
+    const auto apart_from = [&](const char* other, const auto& read) {
+      check_disjoint(parameters, name, part, other, read);
+    };
+    w.for_each(
+        c,
+        [&](std::initializer_list<const char*> names, const auto& weight, const auto& bias, index_t,
+            index_t) {
+          apart_from(*names.begin(), weight);
+          apart_from(*names.begin(), bias);
+        },
+        [&](const char* other, const auto& weight, index_t) { apart_from(other, weight); });
   });
   if (tokens == 0) {
     if (dbanks.keys) fill(backend, dbanks.keys, 0);

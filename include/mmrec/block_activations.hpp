@@ -94,6 +94,16 @@ class block_activations {
     same("heads x top slots", c.heads * top_, probabilities.extent(1));
     same("memory blocks", most_segments(c, time_), segments_);
   }
+  /// Throws mmrec::error if an array that a pass reads or writes lies on these.
+  template <class A, std::size_t Rank>
+  void check_apart(const char* function, const char* argument, const view<A, Rank>& v) const {
+    const auto apart = [&]<class S>(const S& own) {
+      using Value = std::remove_pointer_t<decltype(own.data())>;
+      check_disjoint(function, argument, v, "saved",
+                     view<Value, 1>{own.data(), {static_cast<index_t>(own.size())}});
+    };
+    apart(storage_), apart(tops_), apart(initial);
+  }
   /// Keys (which = 0) or values (1) of the top level that segment s read.
   view<State, 3> top(index_t s, index_t which) {
     return {tops_.data() + (2 * s + which) * batch_ * top_ * width_,

@@ -128,4 +128,15 @@ void check_state(const char* function, const block_config& c, const memory_state
                 std::to_string(time));
 }
 
+/// A pass's tokens do not lie on the state that it changes.
+template <class T, class State, class Memory>
+void check_apart(const char* function, const char* argument, const view<T, 3>& tokens,
+                 memory_state<State, Memory>& s) {
+  check_disjoint(function, argument, tokens, "state.hidden", s.hidden_view());
+  check_disjoint(function, argument, tokens, "state.sum", s.sum_view());
+  check_disjoint(function, argument, tokens, "state.keys", s.keys_view());
+  check_disjoint(function, argument, tokens, "state.values", s.values_view());
+  check_disjoint(function, argument, tokens, "state.recent", s.recent_view());
+}
+
 }  // namespace mmrec::detail
