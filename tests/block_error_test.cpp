@@ -41,6 +41,9 @@ TEST_CASE("block: configurations that cannot be are refused", "[components][erro
   CHECK(says(refused([](auto& c) { c.recurrence.max_sweeps = 0; }), {"max_sweeps", "positive"}));
   CHECK(says(refused([](auto& c) { c.recurrence.window = 0; }), {"window", "positive"}));
   CHECK(says(refused([](auto& c) { c.recurrence.tolerance = -1; }), {"tolerance", "0 or more"}));
+  CHECK(says(refused([](auto& c) { c.recurrence.mix = std::nan(""); }), {"mix", "finite", "nan"}));
+  CHECK(says(refused([](auto& c) { c.norm.epsilon = std::nan(""); }), {"norm.epsilon", "nan"}));
+  CHECK(says(refused([](auto& c) { c.norm.epsilon = -1e-6; }), {"norm.epsilon", "-1e-06"}));
   auto c = small_block();
   c.slots = 3;
   CHECK(says(message_of<error>([&] { block_activations<double>(c, 1, 1); }),

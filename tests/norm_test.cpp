@@ -396,4 +396,10 @@ TEST_CASE("rms_norm errors", "[errors]") {
            {"rms_norm_backward", ": dx:", "apart from residual"});
   backward(dy, x, {.dx = y, .residual = at(40, {3, 5}), .accumulate_dx = true},
            {"rms_norm_backward", ": residual:", "accumulate_dx"});
+  for (const double epsilon : {-1e-6, std::nan("")}) {
+    refused([&](const auto& on) { rms_norm(on, x, w, y, {.epsilon = epsilon}); },
+            {"rms_norm: epsilon:", "0 or more"});
+    backward(dy, x, {.dx = y, .options = {.epsilon = epsilon}},
+             {"rms_norm_backward: options.epsilon:", "0 or more"});
+  }
 }

@@ -280,6 +280,12 @@ TEST_CASE("optimizer errors", "[errors]") {
     refused(w, g, m, v, {.beta1 = beta}, {"adamw", ": beta1:", "[0, 1)"});
     refused(w, g, m, v, {.beta2 = beta}, {"adamw", ": beta2:", "[0, 1)"});
   }
+  for (const double value : {-1e-8, -1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    refused(w, g, m, v, {.rate = value}, {"adamw: rate:", "0 or more"});
+    refused(w, g, m, v, {.epsilon = value}, {"adamw: epsilon:", "0 or more"});
+    refused(w, g, m, v, {.decay = value}, {"adamw: decay:", "0 or more"});
+  }
+  refused(w, g, m, v, {.epsilon = -1e-8}, {"got -1e-08"});
   refused(w, g, at(19, 20), v, {}, {"adamw: m:", "overlap"});
   refused(w, g, at(0, 20), v, {}, {"adamw: w:", "apart from m", "overlap"});
   refused(w, g, m, m, {}, {"adamw: m:", "apart from v", "overlap"});

@@ -66,6 +66,9 @@ TEST_CASE("recurrence: calls that cannot be right are refused before anything is
              {"tolerance", "0 or more"}));
   CHECK(says(call([](auto&, auto&, auto&, auto&, auto& o) { o.form.tolerance = std::nan(""); }),
              {"tolerance"}));
+  for (const double mix : {std::nan(""), HUGE_VAL})
+    CHECK(says(call([&](auto&, auto&, auto&, auto&, auto& o) { o.form.mix = mix; }),
+               {"recurrence: form.mix", "finite"}));
   const auto repeated = [&](const auto& change) {
     return call([&](auto&, auto&, auto&, auto& out, auto& o) { change(out, o); });
   };

@@ -4,6 +4,7 @@
 #include <mmrec/scan.hpp>
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -413,6 +414,19 @@ TEST_CASE("scan errors: offsets", "[errors][scan]") {
                   cumsum(on, of_shape(f.x, none), of_shape(f.y, none), {.offsets = good});
                 },
                 {"cumsum", ": offsets:", "batch of 1", "batch 0"});
+}
+
+TEST_CASE("scan errors: a domain without a number in it", "[errors][scan]") {
+  fixture f;
+  for (const log_domain domain : {log_domain{.lower = 0, .upper = -1},
+                                  log_domain{.lower = std::numeric_limits<double>::quiet_NaN()},
+                                  log_domain{.upper = std::numeric_limits<double>::quiet_NaN()}}) {
+    check_refused(f, [&](const auto& on) { log_cumprod(on, f.x, f.y, {.domain = domain}); },
+                  {"log_cumprod: domain:", "lower limit", "not above"});
+    check_refused(
+        f, [&](const auto& on) { log_cumprod_backward(on, f.dy, f.x, f.y, {.domain = domain}); },
+        {"log_cumprod_backward: domain:", "lower limit", "not above"});
+  }
 }
 
 TEST_CASE("scan errors: along", "[errors][scan]") {

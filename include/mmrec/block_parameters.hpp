@@ -55,6 +55,7 @@ inline void check_config(const char* function, const block_config& c) {
   check_positive(function, "memory_block", c.memory_block);
   if (c.decay == decay_kind::dpg) check_positive(function, "dpg_rank", c.dpg_rank);
   check_rate(function, "dropout", c.dropout);
+  check_not_negative(function, "norm.epsilon", c.norm.epsilon);
   check_form(function, c.recurrence);
 }
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 
 namespace mmrec {
@@ -136,6 +137,15 @@ inline void check_positive(const char* function, const char* argument, index_t v
 inline void check_rate(const char* function, const char* argument, double rate) {
   if (!(rate >= 0 && rate < 1))
     detail::refuse(function, argument, "a rate in [0, 1)", std::to_string(rate));
+}
+
+/// Tolerances, epsilons and the like. NaN is not 0 or more.
+MMREC_COLD inline void check_not_negative(const char* function, const char* argument,
+                                          double value) {
+  if (value >= 0) return;
+  char seen[32];
+  std::snprintf(seen, sizeof seen, "%g", value);
+  detail::refuse(function, argument, "0 or more", seen);
 }
 
 namespace detail {

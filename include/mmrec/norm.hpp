@@ -11,7 +11,8 @@
 //   dw = sum dy o x / r
 //
 // y may be x; dx may be dy or the residual. Errors: shapes, null data, another stride than 1 on D,
-// any other overlap of outputs with inputs or each other, a residual together with accumulate_dx.
+// any other overlap of outputs with inputs or each other, a residual together with accumulate_dx,
+// an epsilon that is negative or NaN.
 //
 // On the GPU the bits depend on the shape only, not on strides, alignment or the device.
 //
@@ -106,6 +107,7 @@ void rms_norm(const B& backend, const X& x, const W& w, const Y& y,
   check_distinct("rms_norm", "y", out);
   check_disjoint_or_same("rms_norm", "y", out, "x", in);
   check_disjoint("rms_norm", "y", out, "w", weight);
+  check_not_negative("rms_norm", "epsilon", options.epsilon);
   if (!out.empty()) rms_norm_rows(backend, in, weight, out, options);
 }
 
@@ -185,6 +187,7 @@ void rms_norm_backward(const B& backend, const G& dy, const X& x, const W& w,
   check_disjoint(function, "dw", gradients.dw, "residual", gradients.residual);
   if (gradients.residual && gradients.accumulate_dx)
     throw error(function, "residual", "none with accumulate_dx", "one");
+  check_not_negative(function, "options.epsilon", gradients.options.epsilon);
   if (n == 0) return;
   rms_norm_backward_rows(
       backend, g, in, weight, gradients,

@@ -8,9 +8,10 @@
 //
 //   w, g, m, v (n)
 //
-// All four are of one element type: float, double or 16-bit storage. The norm is a double. On the GPU
-// root and quotient in float are within two units in the last place. Errors: shapes, null data, overlap, a step below 1, betas outside [0, 1), for the norm another stride
-// than 1.
+// All four are of one element type: float, double or 16-bit storage. The norm is a double. On the
+// GPU root and quotient in float are within two units in the last place. Errors: shapes, null data,
+// overlap, a step below 1, betas outside [0, 1), a rate, epsilon or decay that is negative or NaN,
+// for the norm another stride than 1.
 //
 //   const double norm = norm2(backend::simd{}, g);
 //   adamw(backend::simd{}, w, g, m, v,
@@ -147,6 +148,9 @@ void adamw(const B& backend, const view<T, 1>& w, const std::type_identity_t<vie
   if (o.step < 1) throw error("adamw", "step", "1 or more", std::to_string(o.step));
   check_rate("adamw", "beta1", o.beta1);
   check_rate("adamw", "beta2", o.beta2);
+  check_not_negative("adamw", "rate", o.rate);
+  check_not_negative("adamw", "epsilon", o.epsilon);
+  check_not_negative("adamw", "decay", o.decay);
   check_outputs("adamw", std::tuple{argument{"w", w}, argument{"m", m}, argument{"v", v}},
                 std::tuple{argument{"g", g}});
   const detail::adamw_update<accumulator_t<T>> update(o, rates_of(o));

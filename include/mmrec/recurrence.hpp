@@ -27,7 +27,8 @@
 //
 // final may be the initial state, and dinitial may be dfinal. Errors: shapes, null data (for the
 // weights of the mix gate only where there is one), another stride than 1 on D, outputs that
-// overlap inputs or each other, a form with max_sweeps or window below 1 or a negative tolerance.
+// overlap inputs or each other, a form with max_sweeps or window below 1, a negative tolerance or a
+// mix that is not finite.
 //
 //   auto report = recurrence(backend::simd{}, z, gamma, weights, h,
 //                            {.initial = h0, .final = hT, .gates = saved});
@@ -40,13 +41,16 @@
 #include <mmrec/recurrence_solvers.hpp>
 #include <mmrec/recurrence_types.hpp>
 
+#include <cmath>
+
 namespace mmrec {
 
 inline void check_form(const char* function, const recurrence_form& form) {
   check_positive(function, "form.max_sweeps", form.max_sweeps);
   check_positive(function, "form.window", form.window);
-  if (!(form.tolerance >= 0))
-    throw error(function, "form.tolerance", "0 or more", std::to_string(form.tolerance));
+  check_not_negative(function, "form.tolerance", form.tolerance);
+  if (!std::isfinite(form.mix))
+    throw error(function, "form.mix", "a finite number", std::to_string(form.mix));
 }
 
 namespace detail {

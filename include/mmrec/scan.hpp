@@ -20,8 +20,8 @@
 // infinities travel along time as IEEE arithmetic carries them (do not compile with -ffast-math),
 // never across channels or batches. Results have the same bits for every thread count. The output
 // may be the input view itself (in place); any other overlap is an error. Errors: mmrec::error for
-// shapes that disagree, null data, overlap, or offsets that are not a non-decreasing partition of
-// time. Arrays with an extent of 0 are valid.
+// shapes that disagree, null data, overlap, offsets that are not a non-decreasing partition of
+// time, or a domain whose lower limit is above the upper one. Arrays with an extent of 0 are valid.
 #pragma once
 
 #include <mmrec/scan_backward.hpp>
@@ -196,6 +196,7 @@ template <class Acc = void, backend_tag B, readable_array<3> X, writable_array<3
 void log_cumprod(const B& backend, const X& x, const Y& y,
                  const log_cumprod_options<detail::state_t<Acc, element_of<Y>>>& options = {}) {
   detail::require_one_type<element_of<X>, element_of<Y>>();
+  detail::check_domain("log_cumprod", options.domain);
   detail::run_scan(backend, scan_ops::log_cumprod{{}, options.domain}, "log_cumprod", {"x"}, "y", y,
                    options.common(), x);
 }

@@ -70,6 +70,12 @@ struct linear_scan_gradients {
 
 namespace detail {
 
+inline void check_domain(const char* function, const log_domain& domain) {
+  if (!(domain.lower <= domain.upper))  // NaN is no limit either
+    throw error(function, "domain", "a lower limit that is not above the upper one",
+                std::to_string(domain.lower) + " and " + std::to_string(domain.upper));
+}
+
 /// Runs one adjoint sweep. `in` is {g, saved..., state stream}; the last is the saved output.
 template <class State, class Step, class B, element T, std::size_t NI, std::size_t NO>
 void run_adjoint(const char* function, const B& backend, const Step& step,
@@ -160,6 +166,7 @@ void log_cumprod_backward(
     const B& backend, const G& dy, const X& x, const D& dx,
     const log_cumprod_backward_options<detail::state_t<Acc, element_of<D>>>& options = {}) {
   detail::require_one_type<element_of<G>, element_of<X>, element_of<D>>();
+  detail::check_domain("log_cumprod_backward", options.domain);
   const auto run = [&]<bool Exclusive>() {
     detail::run_adjoint(
         "log_cumprod_backward", backend,
