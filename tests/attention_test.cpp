@@ -211,6 +211,14 @@ TEST_CASE("attention: nothing to do", "[components]") {
       CHECK(std::all_of(g.v.begin(), g.v.end(), [](double x) { return x == 0; }));
     });
   }
+  // No channels: probabilities, which have none either, stay as they are.
+  std::vector<float> p(2 * 3 * 5 * 4, 77);
+  const view<const float, 3> q(nullptr, {2, 5, 0}), bank(nullptr, {2, 4, 0});
+  on_each_backend([&](const auto& backend) {
+    attention(backend, q, bank, bank, 3, view<float, 3>(nullptr, {2, 5, 0}),
+              {.probabilities = {p.data(), {2, 3, 5, 4}}});
+    CHECK(std::all_of(p.begin(), p.end(), [](float x) { return x == 77; }));
+  });
 }
 
 TEST_CASE("attention: gradients against finite differences", "[gradients]") {

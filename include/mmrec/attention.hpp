@@ -112,6 +112,8 @@ void attention(const B& backend, const Q& q, const K& k, const V& v, index_t hea
   check_outputs(function,
                 std::tuple{argument{"o", out}, argument{"probabilities", options.probabilities}},
                 std::tuple{argument{"q", query}, argument{"k", key}, argument{"v", value}});
+  // Without channels there are no scores: P stays as it is.
+  if (out.empty()) return;
   attention_heads(backend, query, key, value, heads, out, options);
 }
 
