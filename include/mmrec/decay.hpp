@@ -81,6 +81,7 @@ auto branch_saved(const decay_branch_saved<T>& saved) {
 template <class Activation, backend_tag B, element T>
 void decay_branch(const B& backend, const view<const T, 2>& x,
                   const decay_branch_weights<const T>& w, const decay_branch_saved<T>& saved) {
+  require_built<B>();
   const char* function = "decay_branch";
   detail::check_branch<Activation>(function, x, w, saved);
   check_outputs(function, detail::branch_saved<Activation>(saved), detail::branch_inputs(x, w));
@@ -98,6 +99,7 @@ void decay_branch_backward(const B& backend, const view<const T, 2>& dfactor,
                            const view<const T, 2>& x, const decay_branch_weights<const T>& w,
                            const decay_branch_saved<T>& saved, const decay_branch_weights<T>& dw,
                            const view<T, 2>& dx, bool accumulate_dx) {
+  require_built<B>();
   const char* function = "decay_branch_backward";
   detail::check_branch<Activation>(function, x, w, saved);
   check_view(function, "dfactor", dfactor, x.extents());
@@ -190,6 +192,7 @@ struct integration_gradient {
 template <backend_tag B, element T>
 void combine_decay(const B& backend, const view<const T, 2>& factor,
                    const view<const T, 2>& context, const view<T, 2>& gamma) {
+  require_built<B>();
   check_view("combine_decay", "gamma", gamma, factor.extents());
   check_optional("combine_decay", "context", context, factor.extents());
   check_outputs("combine_decay", std::tuple{argument{"gamma", gamma}},
@@ -206,6 +209,7 @@ template <backend_tag B, element T>
 void combine_decay_backward(const B& backend, const view<const T, 2>& dgamma,
                             const view<const T, 2>& factor, const view<const T, 2>& context,
                             const view<T, 2>& dfactor, const view<T, 2>& dcontext) {
+  require_built<B>();
   const char* function = "combine_decay_backward";
   check_view(function, "dgamma", dgamma, factor.extents());
   check_view(function, "dfactor", dfactor, factor.extents());
@@ -242,6 +246,7 @@ template <backend_tag B, element T>
 void integrate(const B& backend, const view<const T, 2>& z, const view<const T, 2>& p,
                const view<const T, 2>& gamma, const view<const T, 2>& w,
                const view<const T, 1>& bias, const view<T, 2>& gate, const view<T, 2>& h_new) {
+  require_built<B>();
   const char* function = "integrate";
   const index_t d = z.extent(1);
   detail::check_integrate<T>(function, z, p, gamma, w, gate);
@@ -264,6 +269,7 @@ void integrate_backward(const B& backend, const view<const T, 2>& dh, const view
                         const view<const T, 2>& w, const view<const T, 2>& gate,
                         const view<T, 2>& dz, const view<T, 2>& dp, const view<T, 2>& dgamma,
                         const view<T, 2>& dw, const view<T, 1>& db) {
+  require_built<B>();
   const char* function = "integrate_backward";
   const index_t d = z.extent(1);
   detail::check_integrate(function, z, p, gamma, w, gate);

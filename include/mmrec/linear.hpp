@@ -137,6 +137,7 @@ void linear(const B& backend, const X& x, const packed_weights<B, element_of<Y>>
   using T = element_of<Y>;
   static_assert(std::same_as<element_of<X>, T>,
                 "mmrec: the arrays of one call must have one element type (convert first)");
+  require_built<B>();
   const view<const T, 2> in = as_view(x);
   const view<T, 2> out = as_view(y);
   if (!detail::check_linear(in, w.outputs(), w.inputs(), out, options)) return;

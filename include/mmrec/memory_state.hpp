@@ -128,6 +128,7 @@ void hds_pool_backward(const B& backend, const view<const T, 3>& dnext, const vi
 /// From the slots to the top level through level 1.
 template <backend_tag B, element T>
 void hds_top(const B& backend, const view<const T, 3>& slots, const view<T, 3>& top) {
+  require_built<B>();
   const auto levels = hds_slots(slots.extent(1));
   const index_t batch = slots.extent(0), d = slots.extent(2);
   check_dense("hds_top", "slots", slots, slots.extents());
@@ -144,6 +145,7 @@ void hds_top(const B& backend, const view<const T, 3>& slots, const view<T, 3>& 
 /// dslots += the gradient of hds_top.
 template <backend_tag B, element T>
 void hds_top_backward(const B& backend, const view<const T, 3>& dtop, const view<T, 3>& dslots) {
+  require_built<B>();
   const auto levels = hds_slots(dslots.extent(1));
   const index_t batch = dslots.extent(0), d = dslots.extent(2);
   check_dense("hds_top_backward", "dslots", dslots, dslots.extents());
