@@ -10,6 +10,9 @@
 //   dx = w o dy / r - x (sum_j w_j dy_j x_j) / (r^2 sqrt(D) ||x||), the second term 0 at x = 0
 //   dw = sum dy o x / r
 //
+// Squares are summed in the arithmetic type: elements of 1e19 and more are too large for float (as
+// they are for PyTorch's RMSNorm), and their row becomes 0.
+//
 // y may be x; dx may be dy or the residual. Errors: shapes, null data, another stride than 1 on D,
 // any other overlap of outputs with inputs or each other, a residual together with accumulate_dx,
 // an epsilon that is negative or NaN.

@@ -227,7 +227,7 @@ void clip_to(const B& backend, const view<const T, 1>& g, double limit, gradient
 }
 
 /// Linear warm-up from 0 to `peak` over `warmup` steps, then a cosine down to `floor` at step
-/// `total`.
+/// `total`. Where the warm-up takes all steps the floor follows it at once, without the peak.
 struct cosine_schedule {
   double peak = 1e-3, floor = 1e-4;
   index_t warmup = 100, total = 2000;

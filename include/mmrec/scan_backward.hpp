@@ -143,7 +143,8 @@ void cumsum_backward(
   options.exclusive ? run.template operator()<true>() : run.template operator()<false>();
 }
 
-/// dx_t = y_{t-1} s_t, s_t = dy_t + x_{t+1} s_{t+1}: exact with any number of zeros.
+/// dx_t = y_{t-1} s_t, s_t = dy_t + x_{t+1} s_{t+1}: exact with any number of zeros, for the y that
+/// is stored, which in 16 bits is rounded.
 template <class Acc = void, backend_tag B, readable_array<3> G, readable_array<3> X,
           readable_array<3> Y, writable_array<3> D>
 void cumprod_backward(
