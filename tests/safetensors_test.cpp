@@ -377,6 +377,29 @@ TEST_CASE("safetensors: nothing is written when the arguments are wrong", "[erro
   CHECK(dir.files() == std::vector<std::string>{"a"});
 }
 
+TEST_CASE("safetensors: a write through a link is one of the file that it leads to",
+          "[components]") {
+  const scratch_dir dir;
+  namespace fs = std::filesystem;
+  fs::create_directory(dir / "far");
+  dir.write("far/there", "old");
+  for (const char* name : {"there", "not_yet"}) {
+    fs::create_symlink(fs::path("far") / name, dir / "link");
+    fs::create_symlink("link", dir / "link_to_link");
+    write_safetensors(dir / "link_to_link", {});
+    CHECK(fs::is_symlink(dir / "link"));
+    CHECK(fs::is_symlink(dir / "link_to_link"));
+    REQUIRE(fs::is_regular_file(dir / "far" / name));
+    CHECK(safetensors_file(dir / "far" / name).tensors().empty());
+    CHECK(!fs::exists(dir / "far" / (std::string(name) + ".partial")));
+    fs::remove(dir / "link"), fs::remove(dir / "link_to_link");
+  }
+  fs::create_symlink("circle", dir / "circle");
+  CHECK(says(message_of<mmrec::error>([&] { write_safetensors(dir / "circle", {}); }),
+             {"atomic_file: path", "circle'"}));
+  CHECK(dir.files() == std::vector<std::string>{"circle", "far"});
+}
+
 TEST_CASE("safetensors: a write that fails leaves the old file and no other", "[errors]") {
   const scratch_dir dir;
   CHECK(says(message_of<mmrec::error>([&] { write_safetensors(dir / "no" / "a", {}); }),

@@ -130,10 +130,12 @@ inline std::vector<std::byte> read_bytes(std::string_view function,
 
 /// A file that appears under its name complete or not at all. The bytes go to `<path>.partial` in
 /// the same directory; commit() makes them durable and renames. A process that was killed leaves
-/// only the partial file, which the next write takes over; a lock keeps two writers apart.
+/// only the partial file, which the next write takes over; a lock keeps two writers apart. Where the
+/// name is a symbolic link, the file that it leads to is what is written.
 class atomic_file {
  public:
-  explicit atomic_file(std::filesystem::path path) : path_(std::move(path)), partial_(path_) {
+  explicit atomic_file(const std::filesystem::path& path)
+      : path_(target_of(path)), partial_(path_) {
     partial_ += ".partial";
     std::error_code
         ignored;  // what cannot be examined cannot be opened either: the next step says why
@@ -190,6 +192,18 @@ class atomic_file {
 
  private:
   static constexpr std::string_view function = "atomic_file";
+
+  /// Also of a link to a file that is not there yet, which weakly_canonical leaves as it is.
+  static std::filesystem::path target_of(std::filesystem::path path) {
+    const std::filesystem::path given = path;
+    std::error_code ignored;  // what cannot be examined is no link
+    for (int links = 0; std::filesystem::is_symlink(path, ignored); ++links) {
+      if (links == 40)  // as many as Linux follows
+        throw error(function, "path", "a file", quoted(given) + ": " + system_message(ELOOP));
+      path = path.parent_path() / std::filesystem::read_symlink(path);
+    }
+    return path;
+  }
 
   [[noreturn]] static void fail(const char* what, const std::filesystem::path& path) {
     throw runtime_failure(function, what + (" " + quoted(path)) + ": " + system_message(errno));
