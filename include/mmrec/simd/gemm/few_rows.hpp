@@ -44,13 +44,13 @@ class dense_rows {
 inline constexpr index_t kept_bytes = 16384;
 
 /// Few rows against a B whose rows are contiguous (dx = du W): C stays in cache while B streams by,
-/// four of its rows to one pass over a piece of C.
+/// four of its rows, or eight where C has one, to one pass over a piece of C.
 template <class V, class A, class B>
 void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, const A& a,
                          const B& b, const results<V>& finish) {
   using Acc = typename V::value_type;
   constexpr auto w = static_cast<index_t>(lanes<V>);
-  constexpr std::size_t together = 4;
+  constexpr std::size_t together = 4, most = 8;
   const index_t rows = a.extent(0), depth = b.extent(0), columns = b.extent(1),
                 units = (columns + w - 1) / w, row = (units + 1) * w;  // off the powers of two
   const dense_rows<V, A> x(memory, a, rows);
@@ -59,7 +59,8 @@ void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, co
   threads = depth * columns < serial_matrix ? 1 : thread_count(threads);
   const index_t each = std::min((units + index_t(threads) - 1) / index_t(threads),
                                 kept_bytes / (rows * static_cast<index_t>(sizeof(V))));
-  // Rows of a piece are short: the next ones are asked for.
+  // Rows of a piece are short: the next ones are asked for. (Eight, for one row of C, are faster
+  // without.)
   const index_t ahead = static_cast<index_t>(together) * b.stride(0);
   parallel_for(threads, (units + each - 1) / each, [&](index_t task) {
     const index_t begin = task * each * w, end = std::min(units, (task + 1) * each) * w;
@@ -72,7 +73,7 @@ void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, co
           const auto* at =
               b.at(k + static_cast<index_t>(n / count), j + static_cast<index_t>(n % count) * w);
           y[n] = load(at);
-          __builtin_prefetch(at + ahead);
+          if constexpr (N < most) __builtin_prefetch(at + ahead);
         });
         for (index_t i = 0; i < rows; ++i) {
           Acc* at = c.data() + i * row + j;
@@ -104,9 +105,13 @@ void multiply_by_updates(unsigned threads, std::pmr::memory_resource* memory, co
         });
     };
     index_t k = 0;
-    for (; k + static_cast<index_t>(together) <= depth; k += static_cast<index_t>(together))
-      pass.template operator()<together>(k);
-    for (; k < depth; ++k) pass.template operator()<1>(k);
+    const auto passes = [&]<std::size_t N>(std::integral_constant<std::size_t, N>) {
+      for (; k + static_cast<index_t>(N) <= depth; k += static_cast<index_t>(N))
+        pass.template operator()<N>(k);
+    };
+    if (rows == 1) passes(std::integral_constant<std::size_t, most>{});
+    passes(std::integral_constant<std::size_t, together>{});
+    passes(std::integral_constant<std::size_t, 1>{});
     finish({0, rows, begin, std::min(end, columns) - begin}, c.data() + begin, row);
   });
 }
