@@ -25,7 +25,9 @@
 #include <cstdio>
 #include <filesystem>
 #include <iterator>
+#include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -136,6 +138,12 @@ void describe(const run_options& o, trainer& t) {
              o.accumulate, o.batch, o.context, o.dtype, o.backend, threads,
              threads == 1 ? "" : "s");
   std::fflush(stdout);
+}
+
+[[noreturn]] void fail_for_memory() {
+  throw mmrec::runtime_failure("pretrain",
+                               "not enough memory for this model; smaller --width, --layers, "
+                               "--ffn, --slots, --batch or --context need less");
 }
 
 int train(run_options o, const std::set<std::string_view>& given) {
@@ -266,6 +274,12 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "error: %s\n", e.what());
       return usage_exit_code;
     }
-    return train(o, given);
+    try {
+      return train(o, given);
+    } catch (const std::bad_alloc&) {
+      fail_for_memory();
+    } catch (const std::length_error&) {  // more than an array can have
+      fail_for_memory();
+    }
   });
 }

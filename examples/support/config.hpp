@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -131,6 +132,8 @@ int run_program(Body&& body) {
     const bool earlier = std::ferror(stdout) != 0;
     if (std::fflush(stdout) == 0 && !earlier) return code;
     std::fputs("error: cannot write to standard output\n", stderr);
+  } catch (const std::bad_alloc&) {
+    std::fputs("error: not enough memory\n", stderr);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "error: %s\n", e.what());
   }

@@ -70,6 +70,12 @@ expect(1 "^error: .*no/where" ${pretrain} ${tiny} --data text --best no/where)
 expect(1 "^error: .*no/where" ${pretrain} ${tiny} --data text --plot no/where)
 expect(1 "^error: .*No such file" ${pretrain} --checkpoint none --resume)
 expect(1 "^error: .*No such file" ${generate} --checkpoint none)
+if(NOT sanitize)  # AddressSanitizer ends a program that asks for this much
+  expect(1 "^error: .*pretrain: not enough memory for this model; .*--width" ${pretrain}
+    --width 1048576 --layers 64 --checkpoint none)
+  expect(1 "^error: .*pretrain: not enough memory for this model; .*--width" ${pretrain}
+    --width 1048576 --layers 1048576 --ffn 1048576 --checkpoint none)
+endif()
 file(GLOB left RELATIVE ${dir} ${dir}/*)
 list(SORT left)
 if(NOT left STREQUAL "empty;folder;short;text")
