@@ -130,8 +130,8 @@ inline std::vector<std::byte> read_bytes(std::string_view function,
 
 /// A file that appears under its name complete or not at all. The bytes go to `<path>.partial` in
 /// the same directory; commit() makes them durable and renames. A process that was killed leaves
-/// only the partial file, which the next write takes over; a lock keeps two writers apart. Where the
-/// name is a symbolic link, the file that it leads to is what is written.
+/// only the partial file, which the next write takes over; a lock keeps two writers apart. Where
+/// the name is a symbolic link, the file that it leads to is what is written.
 class atomic_file {
  public:
   explicit atomic_file(const std::filesystem::path& path)
