@@ -146,13 +146,22 @@ struct same_value {
   }
 };
 
+namespace detail {
+/// What fill writes.
+template <class Out>
+auto checked_fill(const Out& out) {
+  const auto o = as_view(out);
+  check_view("fill", "out", o, o.extents());
+  check_distinct("fill", "out", o);
+  return o;
+}
+}  // namespace detail
+
 /// out = value everywhere.
 template <backend_tag B, class Out>
 void fill(const B& backend, const Out& out, double value) {
   // A zero-stride view of one element is an input of any extent.
-  const auto o = as_view(out);
-  check_view("fill", "out", o, o.extents());
-  check_distinct("fill", "out", o);
+  const auto o = detail::checked_fill(out);
   using T = element_of<Out>;
   T one;
   store_element(&one, static_cast<accumulator_t<T>>(value));

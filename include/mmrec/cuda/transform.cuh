@@ -272,7 +272,8 @@ void transform_kernel(const backend::cuda& b, const F& f, const std::tuple<Out..
 template <class Out>
 void fill(const backend::cuda& b, const Out& out, double value) {
   using Acc = accumulator_t<element_of<Out>>;
-  transform(b, cuda::detail::constant_value<Acc>{static_cast<Acc>(value)}, as_view(out));
+  transform(b, cuda::detail::constant_value<Acc>{static_cast<Acc>(value)},
+            detail::checked_fill(out));
 }
 
 }  // namespace mmrec
