@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// CUB's DeviceScan over the long single sequence of scan_gpu.cu, as JSON lines beside that program's.
-// (In bfloat16 CUB would carry its sums in bfloat16 too, so there is nothing to compare.)
+// CUB's DeviceScan over the long single sequence of scan_gpu.cu, as JSON lines beside that
+// program's. (In bfloat16 CUB would carry its sums in bfloat16 too, so there is nothing to
+// compare.)
 #include <thrust/iterator/discard_iterator.h>
 #include <thrust/iterator/zip_iterator.h>
 #include <cub/device/device_scan.cuh>

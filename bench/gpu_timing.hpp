@@ -16,8 +16,8 @@ inline void require(cudaError_t code) {
   std::exit(1);
 }
 
-/// The first line of what a benchmark reports: which device, with which driver and toolkit. Ends the
-/// program where there is no GPU.
+/// The first line of what a benchmark reports: which device, with which driver and toolkit. Ends
+/// the program where there is no GPU.
 inline void report_device() {
   cudaDeviceProp device;
   int driver = 0, runtime = 0;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Norm, attention, loss and embedding on the GPU beside a copy of the same bytes, in one process and
-// in turns, as JSON lines.
+// Norm, attention, loss and embedding on the GPU beside a copy of the same bytes, in one process
+// and in turns, as JSON lines.
 //
 //   modules_gpu_float [--quick] [--rounds 20]
 //
-// Bytes are those that a module has to read and write once. `fraction` is the median over the rounds
-// of copy time / module time: 1.0 means that the arithmetic is free. Attention, whose arithmetic
-// grows with its slots, also says its multiply-adds per second.
+// Bytes are those that a module has to read and write once. `fraction` is the median over the
+// rounds of copy time / module time: 1.0 means that the arithmetic is free. Attention, whose
+// arithmetic grows with its slots, also says its multiply-adds per second.
 #include <mmrec/attention.hpp>
 #include <mmrec/embedding.hpp>
 #include <mmrec/loss.hpp>

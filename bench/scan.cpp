@@ -5,8 +5,8 @@
 // cumprod and cumsum are measured against memcpy, every other scan against a plain vector loop that
 // reads and writes as many arrays. The fraction is the median over the rounds of copy time / scan
 // time: 1.0 means that the arithmetic is free. One channel with contiguous time is what
-// std::inclusive_scan can do, so there it takes turns too. --serve is for scan_table.py: it times one case per
-// line of standard input, so that another process can take turns with this one.
+// std::inclusive_scan can do, so there it takes turns too. --serve is for scan_table.py: it times
+// one case per line of standard input, so that another process can take turns with this one.
 #include "support/interleave.hpp"
 
 #include <mmrec/scan.hpp>

@@ -340,8 +340,8 @@ TEMPLATE_TEST_CASE("attention: gradients in every element type", "[gradients]", 
           view<const T, 4>(out.p.data(), {shape.batch, shape.heads, shape.time, shape.slots}),
           shape.heads,
           {.dq = {dq.data(), a.tokens()}, .dk = {dk.data(), bank}, .dv = {dv.data(), bank}});
-      // Two saved roundings (the weights enter twice) and one stored; the softmax subtracts a mean of
-      // the same size: condition 4.
+      // Two saved roundings (the weights enter twice) and one stored; the softmax subtracts a mean
+      // of the same size: condition 4.
       const double tolerance = stored_tolerance<T>(
           static_cast<double>(20 + shape.time + shape.slots + 2 * shape.width / shape.heads), 3, 4);
       CHECK(max_relative_error(dq, expected.q) < tolerance);

@@ -192,7 +192,8 @@ TEST_CASE("progress: one line that rewrites itself on a terminal, plain lines el
         "step  1/30  loss 10.0000\nstep  3/30  loss 8.0000\nsaved\nstep 30/30  loss 7.0000\n");
 }
 
-// --- plot.hpp ---------------------------------------------------------------------------------------
+// --- plot.hpp
+// ---------------------------------------------------------------------------------------
 
 TEST_CASE("plot: ticks are round and inside", "[components]") {
   CHECK(axis_ticks(0, 10, false) == std::vector<double>{0, 2, 4, 6, 8, 10});

@@ -83,8 +83,8 @@ TEMPLATE_LIST_TEST_CASE("scan: on this architecture", "[components][scan]", all_
   check(Eigen::bfloat16{});
 }
 
-// Several inputs and outputs, carries of two parts, segments and accumulation, with the fewest lanes
-// there are.
+// Several inputs and outputs, carries of two parts, segments and accumulation, with the fewest
+// lanes there are.
 TEMPLATE_LIST_TEST_CASE("scan: two inputs in double on this architecture", "[components][scan]",
                         all_architectures) {
   using T = double;

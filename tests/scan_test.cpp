@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every scan against its formula in long double, on all backends and element types: ragged sizes, layouts, segments, states, exclusive and inclusive.
+// Every scan against its formula in long double, on all backends and element types: ragged sizes,
+// layouts, segments, states, exclusive and inclusive.
 #include <mmrec/scan.hpp>
 
 #include <vector>

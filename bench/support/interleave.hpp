@@ -62,8 +62,8 @@ struct interleave_options {
   double seconds = 2e-4;  // of one sample: short beside a scheduler's time slice
   double limit = std::numeric_limits<double>::infinity();  // of all rounds; three there always are
   double rest = 0;  // before each turn: threads of the last contender may still spin
-  /// Seconds of calls after it that are not timed: threads wake on their caller's core, and it takes
-  /// the system a millisecond or more to give them cores of their own.
+  /// Seconds of calls after it that are not timed: threads wake on their caller's core, and it
+  /// takes the system a millisecond or more to give them cores of their own.
   double warm = 0;
 };
 

@@ -3,8 +3,8 @@
 
 namespace mmrec::examples {
 
-/// Throws cuda_error unless there is a GPU for which this program holds code. (Built with MMREC_CUDA
-/// only.)
+/// Throws cuda_error unless there is a GPU for which this program holds code. (Built with
+/// MMREC_CUDA only.)
 void require_cuda_device();
 
 }  // namespace mmrec::examples

@@ -108,8 +108,8 @@ class network {
   /// Logits of what follows `id`, with a third memory, of one sequence. Valid until the next call.
   virtual std::span<const double> next(token id, bool fresh = false) = 0;
 
-  /// Parameters and initial banks; in training also the moments; with_state: learn()'s memory. Valid
-  /// until the next call.
+  /// Parameters and initial banks; in training also the moments; with_state: learn()'s memory.
+  /// Valid until the next call.
   virtual std::vector<network_array> arrays(bool with_state) = 0;
   /// After arrays() were filled from outside.
   virtual void arrays_changed() = 0;

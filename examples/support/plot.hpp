@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pictures without a plotting library: line plots as one SVG text that needs nothing else and follows
-// the reader's light or dark mode.
+// Pictures without a plotting library: line plots as one SVG text that needs nothing else and
+// follows the reader's light or dark mode.
 //
 //   const auto svg = line_plot({.title = "loss", .x_label = "step", .y_label = "nats"},
 //                              {{"train", steps, losses}, {"validation", vs, vl}});

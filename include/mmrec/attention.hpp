@@ -13,9 +13,9 @@
 //   dV = P^T do;   dS = P o (do V^T - sum_slots P o do V^T)
 //   dq = dS K / sqrt(d);   dK = dS^T q / sqrt(d)
 //
-// Errors: D not divisible by heads, no slots, shapes, null data, overlap. On the GPU the bits depend
-// on the shape only, not on strides, alignment or the device; infinite factors of float give NaN
-// there.
+// Errors: D not divisible by heads, no slots, shapes, null data, overlap. On the GPU the bits
+// depend on the shape only, not on strides, alignment or the device; infinite factors of float give
+// NaN there.
 //
 //   attention(backend::simd{}, q, k, v, heads, o, {.probabilities = p});
 //   attention_backward(backend::simd{}, d_o, q, k, v, p, heads, {.dq = dq, .dk = dk, .dv = dv});

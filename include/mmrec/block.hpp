@@ -24,7 +24,8 @@
 // they begin with, one for all, the pass reads them where they lie and writes none. Such a pass is
 // not longer than a memory block (update::stream).
 //
-//   block_forward(backend::simd{}, config, weights, x, y, initial_banks<float>{keys, values}, saved);
+//   block_forward(backend::simd{}, config, weights, x, y, initial_banks<float>{keys, values},
+//                 saved);
 //
 // On the GPU all arrays are device memory, those of the state and the activations too: their second
 // template argument is device_memory. No pass waits for the device. Where a pass cuts time, and

@@ -68,8 +68,8 @@ void embedding(const B& backend, const view<const Id, 1>& ids, const E& table, c
 
 namespace detail {
 
-/// Where a sum may be stored on the way: row after row, as they lie. Threads own columns, so that no
-/// two of them meet in one element.
+/// Where a sum may be stored on the way: row after row, as they lie. Threads own columns, so that
+/// no two of them meet in one element.
 template <loop_backend B, element T, std::integral Id>
 void add_in_order(const B& backend, const view<const T, 2>& from, const view<const Id, 1>& ids,
                   const view<T, 2>& to) {
@@ -95,8 +95,8 @@ void add_in_order(const B& backend, const view<const T, 2>& from, const view<con
 }
 
 /// Where it is rounded when it is stored: the rows of an id as a list in their order, summed up in
-/// strips of columns that stay in registers. Such a strip is one thread's; only the heads of ids that
-/// occur are touched.
+/// strips of columns that stay in registers. Such a strip is one thread's; only the heads of ids
+/// that occur are touched.
 template <loop_backend B, element T, std::integral Id>
 void add_by_id(const B& backend, const view<const T, 2>& from, const view<const Id, 1>& ids,
                const view<T, 2>& to) {

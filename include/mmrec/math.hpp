@@ -111,8 +111,8 @@ template <class V>
 MMREC_HD_INLINE V exp(const V& v) {
   return elementary<V>::exp(v);
 }
-/// exp(-v) for v >= 0, or a little less, as a term beside 1: results below the smallest normal number
-/// may be that number.
+/// exp(-v) for v >= 0, or a little less, as a term beside 1: results below the smallest normal
+/// number may be that number.
 template <class V>
 MMREC_HD_INLINE V exp_minus(const V& v) {
 #if defined(__CUDA_ARCH__)
@@ -195,8 +195,8 @@ MMREC_HD_INLINE V sqrt(const V& v) {
   using std::sqrt;
   return sqrt(v);
 }
-/// sqrt(v) and n / by, in float within two units in the last place: on the device without the branches that
-/// exact rounding takes, around which nothing is reordered.
+/// sqrt(v) and n / by, in float within two units in the last place: on the device without the
+/// branches that exact rounding takes, around which nothing is reordered.
 template <class V>
 MMREC_HD_INLINE V near_sqrt(const V& v) {
 #if defined(__CUDA_ARCH__)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // RMSNorm over the last axis (Zhang and Sennrich, 2019).
 //
-//   epsilon_position::outside (the MM-Rec reference):  n = ||x||_2 / sqrt(D),  y = w o x / (n + eps)
-//   epsilon_position::inside (the usual form):         y = w o x / sqrt(mean(x^2) + eps)
+//   epsilon_position::outside (the MM-Rec reference): n = ||x||_2 / sqrt(D), y = w o x / (n + eps)
+//   epsilon_position::inside (the usual form):        y = w o x / sqrt(mean(x^2) + eps)
 //
 //   x, y, dy, dx (rows, D)   w, dw (D)   unit stride on D; float, double or 16-bit storage
 //

@@ -16,9 +16,9 @@
 // scan per sweep, DEER-like, arXiv 2309.12252): H <- linear_scan((1 + mix) gamma, beta(H)), windows
 // of time, until max|dH| <= tolerance max|H|. After k sweeps the first k steps are exact, so where
 // the limit is reached the rest of the window is solved sequentially, and the report says so. The
-// adjoint is solved in the same way. On a CPU the sequential solver is the default: the parallel one
-// takes 4 to 10 times as long with a batch, and gains only with one sequence and a second thread.
-// solver::automatic leaves the choice to the backend.
+// adjoint is solved in the same way. On a CPU the sequential solver is the default: the parallel
+// one takes 4 to 10 times as long with a batch, and gains only with one sequence and a second
+// thread. solver::automatic leaves the choice to the backend.
 //
 // backend::cuda: the sequential solver is one kernel that stays for all steps, the parallel one
 // decides on the device when a window is done (cuda/recurrence.cuh). A call waits for nothing and

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of the scans: one reverse linear scan each (scan_partials.hpp has the recurrence), exact
-// with zeros and negative factors, with -inf in log space, at the first step and for the initial
-// state.
+// Gradients of the scans: one reverse linear scan each (scan_partials.hpp has the recurrence),
+// exact with zeros and negative factors, with -inf in log space, at the first step and for the
+// initial state.
 //
 //   dy (batch, time, channel)   gradient of the output
 //   .initial, .offsets, .exclusive, .gates, .domain   as they were given to the forward call

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a scan does in one step, written once for every backend: V is a scalar or a batch of lanes.
 //
-// Forward: an operator has a carry, `advance` moves it by one step, `value` reads the output off it.
-// Backward: scan_partials.hpp.
+// Forward: an operator has a carry, `advance` moves it by one step, `value` reads the output off
+// it. Backward: scan_partials.hpp.
 #pragma once
 
 #include <mmrec/math.hpp>
@@ -67,8 +67,8 @@ struct log_domain {
   static constexpr log_domain mm_rec() { return {1e-8, -50, 0}; }
 };
 
-/// A step state' = a state + b. Operators whose steps are of this form say so by `coefficients`, and
-/// any number of their steps is one such step again (scan_summaries.hpp).
+/// A step state' = a state + b. Operators whose steps are of this form say so by `coefficients`,
+/// and any number of their steps is one such step again (scan_summaries.hpp).
 template <class V>
 struct affine_step {
   V a, b;

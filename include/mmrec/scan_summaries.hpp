@@ -36,8 +36,8 @@
 namespace mmrec::scan_ops {
 
 /// `a` has double's range, so that a product over many steps does not vanish or overflow where the
-/// product with a state would not. The reaches bound |a| and |b| wherever summaries meet; a few steps
-/// on their own stay within affine_limits, or the reaches are infinite.
+/// product with a state would not. The reaches bound |a| and |b| wherever summaries meet; a few
+/// steps on their own stay within affine_limits, or the reaches are infinite.
 template <class V>
 struct affine {
   double a;

@@ -14,7 +14,7 @@
 // In a .cu file `f` is a struct with a template operator() marked MMREC_HD, or an extended lambda
 // with parameters of the arithmetic type: nvcc passes no generic lambda to a kernel.
 //
-//   transform(backend::simd{}, [](auto x, auto y) { return x * mmrec::math::sigmoid(y); }, z, x, y);
+//   transform(backend::simd{}, [](auto x, auto y) { return x * math::sigmoid(y); }, z, x, y);
 //   transform(backend::simd{}, [](auto x) { return std::array{x + x, x * x}; },
 //             std::tuple{twice, square}, x);
 #pragma once
@@ -85,8 +85,8 @@ MMREC_HD auto as_results(const R& r) {
     return std::array<R, 1>{r};
 }
 
-/// What is called for the elements. A functor that reads from the backend's memory what all elements
-/// share has a `prepare()`, which does so once and returns that.
+/// What is called for the elements. A functor that reads from the backend's memory what all
+/// elements share has a `prepare()`, which does so once and returns that.
 template <class F>
 decltype(auto) prepared(const F& f) {
   if constexpr (requires { f.prepare(); })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The model in device memory: a training step against the reference backend's, the same bits in
-// every run, from a captured graph and beside another stream, no memory obtained by the second of two
-// steps, tokens one at a time, ids that nobody could check.
+// every run, from a captured graph and beside another stream, no memory obtained by the second of
+// two steps, tokens one at a time, ids that nobody could check.
 #include <mmrec/model.hpp>
 
 #include <cmath>

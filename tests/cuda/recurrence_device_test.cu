@@ -97,7 +97,8 @@ struct passes {
 }  // namespace
 
 // Against the same problem in double on the reference backend, which is what takes the time here.
-// Errors of a step shrink from step to step in these problems; sums over tokens have up to 300 terms.
+// Errors of a step shrink from step to step in these problems; sums over tokens have up to 300
+// terms.
 TEMPLATE_TEST_CASE("recurrence on the GPU: many blocks", "[components][gradients]", float, double,
                    Eigen::bfloat16) {
   using T = TestType;
@@ -170,8 +171,8 @@ TEST_CASE("recurrence on the GPU: a large product with z is as exact as one of f
     }
 }
 
-// The same of sums over tokens, whose factors lie the other way round: in pieces of the sum, too, and
-// added to what is there.
+// The same of sums over tokens, whose factors lie the other way round: in pieces of the sum, too,
+// and added to what is there.
 TEST_CASE("recurrence on the GPU: a large product over tokens is as exact as one of floats",
           "[components]") {
   const index_t tokens = 4500, m = 1600, n = 1330;

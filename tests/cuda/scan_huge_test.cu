@@ -100,8 +100,8 @@ TEST_CASE("cuda: more than 2^31 elements, forward", "[long][scan]") {
   CHECK(wrong_steps(y, [](index_t t, index_t c) { return 2 * swinging(t, c) + 1; }) == 0);
 }
 
-// Gates of 1 and an even number of steps: db, the sum of dh from its step on, is 0 at even steps and
-// dh at odd ones; da is that times h of the step before.
+// Gates of 1 and an even number of steps: db, the sum of dh from its step on, is 0 at even steps
+// and dh at odd ones; da is that times h of the step before.
 TEST_CASE("cuda: more than 2^31 elements, backward", "[long][scan][gradients]") {
   if (!room_for(4)) return;
   static_assert(steps % 2 == 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Norm, attention, loss, embedding and recurrence on testing::device: the kernels of backend::cuda, waited for.
-// The tests in tests/cuda include this before the suite of the same name.
+// Norm, attention, loss, embedding and recurrence on testing::device: the kernels of backend::cuda,
+// waited for. The tests in tests/cuda include this before the suite of the same name.
 #pragma once
 
 #include <mmrec/attention.hpp>

@@ -64,8 +64,8 @@ __global__ void fill_words(std::uint32_t* words, std::uint32_t value) {
 }
 
 /// The scratch that the next calls get: NaN in all element types, but not all bits 1, which says
-/// "not yet written" where the recurrence's blocks exchange words. In small pieces, all that the pool
-/// holds and no more: it is in several parts, and would grow for one large piece.
+/// "not yet written" where the recurrence's blocks exchange words. In small pieces, all that the
+/// pool holds and no more: it is in several parts, and would grow for one large piece.
 inline void poison_scratch(const backend::cuda& on) {
   require(cudaDeviceSynchronize());  // all of it is free
   constexpr std::size_t piece = std::size_t{1} << 20;

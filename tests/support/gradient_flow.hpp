@@ -230,8 +230,8 @@ class flow {
   std::vector<T> values_;
 };
 
-/// Elements of each part whose gradients are compared with differences. On a GPU a pass of so small a
-/// model is a hundred launches.
+/// Elements of each part whose gradients are compared with differences. On a GPU a pass of so small
+/// a model is a hundred launches.
 #if defined(__CUDACC__)
 inline constexpr int compared_elements = 1;
 #else

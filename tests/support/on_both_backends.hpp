@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// f(backend) for the reference and for the backend under test: simd in a .cpp file, the GPU in a .cu
-// file; on_both_backends goes through each of its scan kernels. A failure says which.
+// f(backend) for the reference and for the backend under test: simd in a .cpp file, the GPU in a
+// .cu file; on_both_backends goes through each of its scan kernels. A failure says which.
 #pragma once
 
 #include <mmrec/backend.hpp>
@@ -36,8 +36,8 @@ bool keeps_order(const B&) {
   return true;
 }
 
-/// The backend for calls of which the host reads nothing before the last, and what follows the last:
-/// for the GPU to wait for once.
+/// The backend for calls of which the host reads nothing before the last, and what follows the
+/// last: for the GPU to wait for once.
 template <class B>
 const B& in_a_row(const B& backend) {
   return backend;

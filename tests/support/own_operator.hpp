@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// An operator of one's own and its partial derivatives, as users would write them: the largest value;
-// or, with identity 0, the last that is not 0, which is associative and not commutative. Which, is
-// known at run time, so that one set of kernels serves both.
+// An operator of one's own and its partial derivatives, as users would write them: the largest
+// value; or, with identity 0, the last that is not 0, which is associative and not commutative.
+// Which, is known at run time, so that one set of kernels serves both.
 #pragma once
 
 #include <mmrec/math.hpp>

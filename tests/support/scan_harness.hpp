@@ -207,8 +207,8 @@ bool same_bits(const std::vector<T>& x, const std::vector<T>& y) {
          (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(T)) == 0);
 }
 
-// Channel counts around one register, half a block and a block of the simd backend; around the lanes
-// of a warp.
+// Channel counts around one register, half a block and a block of the simd backend; around the
+// lanes of a warp.
 template <class T>
 std::vector<index_t> ragged_channels() {
 #if defined(__CUDACC__)

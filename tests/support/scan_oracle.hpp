@@ -8,9 +8,9 @@
 // derivatives of the step. exp and log are taken to be within 2 ulp (4 u). This is the order in
 // which the library's kernels compute; it does not count on fused multiply-adds.
 //
-// Kernels that cut time into pieces add the same terms in another order, and what cancels on the way
-// may cancel elsewhere: for them the same analysis is done with the sizes that values have when all
-// terms are of one sign (`any_order`).
+// Kernels that cut time into pieces add the same terms in another order, and what cancels on the
+// way may cancel elsewhere: for them the same analysis is done with the sizes that values have when
+// all terms are of one sign (`any_order`).
 #pragma once
 
 #include <mmrec/scan.hpp>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over memory slots on the GPU: a block to a piece of the time of one head, K and V of
-// which it has in shared memory; all products on the tensor cores. Numbers of 16 bits are factors as
-// they are, and weights or dS beside them two such numbers, 17 bits of bfloat16 or 22 of binary16
-// (digits.cuh); all others go in the accuracy of the arithmetic type (fragments.cuh). Read and
-// written are q, o and P, once; a slot costs a product of 2 flops for every element of these.
+// which it has in shared memory; all products on the tensor cores. Numbers of 16 bits are factors
+// as they are, and weights or dS beside them two such numbers, 17 bits of bfloat16 or 22 of
+// binary16 (digits.cuh); all others go in the accuracy of the arithmetic type (fragments.cuh). Read
+// and written are q, o and P, once; a slot costs a product of 2 flops for every element of these.
 //
 // Backward: a second kernel adds up what the pieces have of dK and dV. There are as many pieces as
 // occupy a GPU, by the shape alone, so the bits are the same in every run and on every device.
@@ -33,8 +33,8 @@ void by_slots(index_t slots, const F& f) {
     f(std::integral_constant<int, many>(), std::true_type());
 }
 
-/// All that a block reads of K and V is in shared memory if the device has that much: so many chunks
-/// of each, besides some bytes.
+/// All that a block reads of K and V is in shared memory if the device has that much: so many
+/// chunks of each, besides some bytes.
 template <class Chunks>
 launch_shape attention_launch(const char* function, attention_shape& s, int keys, int values,
                               std::size_t beside) {

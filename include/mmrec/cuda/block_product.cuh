@@ -2,7 +2,8 @@
 // A matrix product by one block, for kernels that do more with its result than store it.
 //
 // Tiles of 64 x 64 results, 4 x 4 to a thread; both operands pass through shared memory 32 deep, as
-// the arithmetic type. Each result is one sum in the order of depth, so bits depend on nothing else.
+// the arithmetic type. Each result is one sum in the order of depth, so bits depend on nothing
+// else.
 #pragma once
 
 #include <mmrec/cuda/element.cuh>
@@ -51,8 +52,9 @@ __device__ __forceinline__ void stage(Acc (&to)[product_depth][product_pitch], c
   }
 }
 
-/// store(i, j, sum over k of a(k, i) b(k, j)) for i in [0, rows), j in [0, columns). Always the same
-/// thread stores an element. Operands written by the block may be read: it is synchronised before.
+/// store(i, j, sum over k of a(k, i) b(k, j)) for i in [0, rows), j in [0, columns). Always the
+/// same thread stores an element. Operands written by the block may be read: it is synchronised
+/// before.
 template <class Acc, class A, class B, class Store>
 __device__ __forceinline__ void block_product(product_tiles<Acc>& tiles, const A& a, const B& b,
                                               index_t rows, index_t columns, index_t depth,

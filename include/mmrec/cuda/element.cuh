@@ -108,7 +108,8 @@ auto rows_of(const view<E, 1>& v) {
 template <class P>
 using whole_pack = std::conditional_t<sizeof(P) == 16, uint4, uint2>;
 
-/// Elements [0, live) at p; the others are `absent`. (Rows whose ends and alignment vary: rows.cuh.)
+/// Elements [0, live) at p; the others are `absent`. (Rows whose ends and alignment vary:
+/// rows.cuh.)
 template <class T, int N = pack_size<T>>
 __device__ __forceinline__ pack<std::remove_const_t<T>, N> load_pack(
     T* p, index_t live, bool aligned, const std::remove_const_t<T>& absent = {}) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Small matrix products on the tensor cores, in the accuracy of the arithmetic type.
 //
-// A warp multiplies a tile of 16 rows with 8 columns, `fragment_depth` deep: one pack of 16 bytes of
-// every row and column to a lane. In float each factor is the sum of two TF32 numbers, and the
+// A warp multiplies a tile of 16 rows with 8 columns, `fragment_depth` deep: one pack of 16 bytes
+// of every row and column to a lane. In float each factor is the sum of two TF32 numbers, and the
 // product three TF32 products (Ootomo and Yokota, arXiv 2203.03341, the fourth is below the last
-// bit); long sums are taken outside of the tensor core, which truncates. A factor that has 16 bits is
-// one TF32 number, which saves one product. Double has an instruction of its own. Infinite factors
-// give NaN.
+// bit); long sums are taken outside of the tensor core, which truncates. A factor that has 16 bits
+// is one TF32 number, which saves one product. Double has an instruction of its own. Infinite
+// factors give NaN.
 #pragma once
 
 #include <mmrec/cuda/element.cuh>
@@ -102,8 +102,8 @@ struct column_fragment<float, true> {
   }
 };
 
-/// sum(k) + small(k) += rows(k) times columns(k) for k < N, side by side, because a sum waits for its
-/// own last product. Small is what the low parts give; it may be the sum.
+/// sum(k) + small(k) += rows(k) times columns(k) for k < N, side by side, because a sum waits for
+/// its own last product. Small is what the low parts give; it may be the sum.
 template <bool NarrowRows, bool NarrowColumns, int N, class Sum, class Small, class Rows,
           class Columns>
 __device__ __forceinline__ void multiply_parts(const Sum& sum, const Small& small, const Rows& rows,

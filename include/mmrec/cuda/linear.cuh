@@ -4,8 +4,8 @@
 //
 //   forward   identity, relu                 one product with cuBLASLt's epilogue, where that is
 //                                            right (bias_epilogue_is_right, relu_in_product)
-//             anything else                  the product in y, for 16-bit elements in float scratch;
-//                                            then bias, activation and dropout in one pass
+//             anything else                  the product in y, or for 16-bit elements in float
+//                                            scratch; then bias, activation and dropout in one pass
 //   backward  du and dbias in one pass (none where du is dy), then dx = du W and dW = du^T x, whose
 //             accumulation is the product's beta
 //
@@ -16,8 +16,8 @@
 // that the algorithm chooses; here it is summed on the way to du, which costs no further reading.
 //
 // The order of summation is that of the algorithm which cuBLASLt names for the shapes, strides and
-// alignment: equal calls give equal bits, another layout may give others. With 16-bit elements du is
-// rounded to the element's type, as tensor cores take it; dbias is summed before that rounding.
+// alignment: equal calls give equal bits, another layout may give others. With 16-bit elements du
+// is rounded to the element's type, as tensor cores take it; dbias is summed before that rounding.
 #pragma once
 
 #include <mmrec/cuda/linear/elementwise.cuh>

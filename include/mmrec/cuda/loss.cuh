@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cross-entropy on the GPU: teams of threads (reduce.cuh) go through the rows, each of which is read
-// once; the next is on its way to shared memory meanwhile (rows_ahead.cuh).
+// Cross-entropy on the GPU: teams of threads (reduce.cuh) go through the rows, each of which is
+// read once; the next is on its way to shared memory meanwhile (rows_ahead.cuh).
 //
 // Of its logits a thread knows the largest and the sum of exponentials relative to that, which it
 // rescales when a larger one comes (Milakov and Gimelshein, 2018); they are taken anew for the

@@ -18,7 +18,8 @@ namespace detail {
 inline std::atomic<std::size_t> held_by_arrays{0};
 }
 
-/// Bytes that this program's arrays hold, on all devices. Scratch is another matter: reserved_bytes().
+/// Bytes that this program's arrays hold, on all devices. Scratch is another matter:
+/// reserved_bytes().
 inline std::size_t array_bytes() { return detail::held_by_arrays; }
 
 /// Elements in the memory of the device that is current when it is made.

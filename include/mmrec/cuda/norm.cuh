@@ -4,8 +4,8 @@
 // Bytes per element, beside w: forward 1 read and 1 write; backward 2 reads and 1 write. The
 // gradient of w is summed in registers over the rows that a team takes in turn, then over teams by
 // a second kernel; there are as many teams as are on a large device together, so that their sums
-// are few. Backward the next two rows are on their way to shared memory (rows_ahead.cuh). A row longer
-// than what a team keeps is cut into pieces, which are read again.
+// are few. Backward the next two rows are on their way to shared memory (rows_ahead.cuh). A row
+// longer than what a team keeps is cut into pieces, which are read again.
 #pragma once
 
 #include <mmrec/cuda/rows_ahead.cuh>

@@ -4,9 +4,9 @@
 //   sequential   a step costs one exchange through L2; weights stay in registers         walk.cuh
 //   parallel     a window of time: sweeps until nothing moves, decided on the device   sweeps.cuh
 //
-// recurrence_tuning says which of them `solver::automatic` means. What does not wait for a step is a
-// product over all of them, before (the z half of the mix gate) or after (the gradients of weights
-// and of z). Nothing waits for the device, and all of it can be captured.
+// recurrence_tuning says which of them `solver::automatic` means. What does not wait for a step is
+// a product over all of them, before (the z half of the mix gate) or after (the gradients of
+// weights and of z). Nothing waits for the device, and all of it can be captured.
 //
 // Scratch, in elements of the arithmetic type: forward 2 tokens x D, adjoint 7 tokens x D (with the
 // mix gate; what steps hand over counts the batch in eights from eight on), plus copies of what

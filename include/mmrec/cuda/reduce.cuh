@@ -109,8 +109,8 @@ __device__ __forceinline__ void all_reduce(const team& t, Acc (&values)[Count], 
 
 inline constexpr int sum_columns = 32, max_sum_groups = 32;  // of a block of sum_rows_kernel
 
-/// to(j) (+)= the sum over `rows` of from[row * n + j], in a fixed order; j counts the n elements of
-/// `to`. A block has `groups` threads to each of its columns.
+/// to(j) (+)= the sum over `rows` of from[row * n + j], in a fixed order; j counts the n elements
+/// of `to`. A block has `groups` threads to each of its columns.
 template <class Acc, class T>
 __global__ void __launch_bounds__(sum_columns* max_sum_groups)
     sum_rows_kernel(const Acc* from, index_t rows, view<T, 3> to, int groups, bool accumulate) {

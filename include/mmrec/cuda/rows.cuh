@@ -130,8 +130,8 @@ struct row_span {
   __device__ __forceinline__ bool has(int j) const { return j >= begin && j < end; }
 };
 
-/// Elements [j, j + size), one by one; those that are not there are `absent`. Not inlined: a row has
-/// an end or two, and the place of the code would be in every loop.
+/// Elements [j, j + size), one by one; those that are not there are `absent`. Not inlined: a row
+/// has an end or two, and the place of the code would be in every loop.
 template <class T>
 __device__ __noinline__ packed<T> load_edge(row_span<const T> from, int j, packed<T> absent) {
 #pragma unroll

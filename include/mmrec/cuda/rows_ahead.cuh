@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows that come to shared memory while others are worked on, without a register that waits.
 //
-// A row comes as the aligned words of 16 bytes that it lies in; each thread asks for every team-th of
-// them, and a place is asked for again as soon as what is in it has been used. Of the words of a row
-// that does not begin at a multiple of 16 bytes the first has elements that are not the row's.
+// A row comes as the aligned words of 16 bytes that it lies in; each thread asks for every team-th
+// of them, and a place is asked for again as soon as what is in it has been used. Of the words of a
+// row that does not begin at a multiple of 16 bytes the first has elements that are not the row's.
 #pragma once
 
 #include <mmrec/cuda/reduce.cuh>

@@ -11,12 +11,13 @@
 //                     pieces of time, a block to each, which look back      scan/split.cuh
 //
 // Cutting time, inside a block or into pieces, changes results by rounding: one more rounding where
-// a state enters, in log space a few. The bits are the same in every run, and depend on shapes and strides alone.
+// a state enters, in log space a few. The bits are the same in every run, and depend on shapes and
+// strides alone.
 //
-// Calls enqueue one kernel; with pieces of a block each, behind one that empties their board, during
-// which it starts. Offsets are read on the host during the call and travel as kernel parameters, 400
-// to a launch, so that a captured graph keeps them. Scratch (sweep_scratch_bytes) comes from the tag's
-// pool and goes back to it on the stream.
+// Calls enqueue one kernel; with pieces of a block each, behind one that empties their board,
+// during which it starts. Offsets are read on the host during the call and travel as kernel
+// parameters, 400 to a launch, so that a captured graph keeps them. Scratch (sweep_scratch_bytes)
+// comes from the tag's pool and goes back to it on the stream.
 #pragma once
 
 #include <mmrec/cuda/scan/lone.cuh>

@@ -3,10 +3,11 @@
 //
 // Axes are ordered by the first output's strides and merged where all operands allow, so that a
 // permuted array that is dense is one long row. A thread takes a group of neighbouring elements: 16
-// bytes of the narrowest operand (8 of more than three operands) where every operand has unit stride
-// (or none: a broadcast) along the innermost axis and rows that begin at multiples of 16 bytes, a
-// single element elsewhere. All loads of a thread are issued before its arithmetic; what all elements
-// share (`prepare()`) is read and converted once in a thread. Budget: a copy of the same bytes.
+// bytes of the narrowest operand (8 of more than three operands) where every operand has unit
+// stride (or none: a broadcast) along the innermost axis and rows that begin at multiples of 16
+// bytes, a single element elsewhere. All loads of a thread are issued before its arithmetic; what
+// all elements share (`prepare()`) is read and converted once in a thread. Budget: a copy of the
+// same bytes.
 #pragma once
 
 #include <mmrec/cuda/element.cuh>

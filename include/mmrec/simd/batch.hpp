@@ -117,8 +117,8 @@ MMREC_INLINE V from_raw(const raw_t<V>& r) {
   return V(std::bit_cast<typename V::register_type>(r));
 }
 
-/// v, or `low` in lanes below it; a NaN stays. One instruction. (What xsimd's own max makes of a NaN
-/// changed with version 14.)
+/// v, or `low` in lanes below it; a NaN stays. One instruction. (What xsimd's own max makes of a
+/// NaN changed with version 14.)
 template <class V>
 MMREC_INLINE V at_least(const V& v, typename V::value_type low) {
   const auto x = raw(v), limit = raw(V(low));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vector sweep: lanes are independent sequences, time is a loop, carries stay in registers. The
-// layout decides what the lanes are: neighbouring channels (scan/channels.hpp); where there are few,
-// those of several sequences side by side (scan/abreast.hpp) or in one register (scan/quads.hpp); or
-// one channel of each of several sequences (scan/rows.hpp).
+// layout decides what the lanes are: neighbouring channels (scan/channels.hpp); where there are
+// few, those of several sequences side by side (scan/abreast.hpp) or in one register
+// (scan/quads.hpp); or one channel of each of several sequences (scan/rows.hpp).
 // Budget: one read of each input, one write of each output; 2 accesses for cumprod, 3 for
 // linear_scan.
 #pragma once

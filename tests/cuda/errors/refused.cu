@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program whose calls the device must refuse, because there is none or because the program holds
-// no code for it (CMakeLists.txt of tests/cuda): prints what each of two calls says, and whether CUDA
-// still works.
+// no code for it (CMakeLists.txt of tests/cuda): prints what each of two calls says, and whether
+// CUDA still works.
 #include <mmrec/transform.hpp>
 
 #include <cstdio>

@@ -2,8 +2,8 @@
 // softmax(q K^T / sqrt(d)) V: a warp has the scores of its rows in registers, and they are a factor
 // of the second product as they are.
 //
-// Where the slots are several chunks, a first pass over the scores finds each row's maximum and sum,
-// and the second computes them again.
+// Where the slots are several chunks, a first pass over the scores finds each row's maximum and
+// sum, and the second computes them again.
 #pragma once
 
 #include <mmrec/cuda/attention/memory_chunk.cuh>

@@ -8,8 +8,8 @@
 
 namespace mmrec::cuda::kernels {
 
-/// Fragments of `Slots` slots; the slots are the depth of a product, or else its columns. Factor: what
-/// the product takes. Split: numbers that take several are kept so, in twice the memory.
+/// Fragments of `Slots` slots; the slots are the depth of a product, or else its columns. Factor:
+/// what the product takes. Split: numbers that take several are kept so, in twice the memory.
 template <class T, class S, int Slots, bool SlotsAreDepth, class Factor, bool Split>
 class memory_chunk {
   using tile = attention_tile<T, Slots>;
@@ -59,8 +59,8 @@ class memory_chunk {
 #pragma unroll
     for (int p = 0; p < parts; ++p) data_[j * depth + g][p][lane] = bits.of[p];
   }
-  /// A lane's pack lies in memory as it is, or in several rows, of which a thread has whole packs and
-  /// turns them round. Whole: all of them are there.
+  /// A lane's pack lies in memory as it is, or in several rows, of which a thread has whole packs
+  /// and turns them round. Whole: all of them are there.
   template <bool Whole>
   __device__ __forceinline__ void fill_packs(const row_matrix<const S>& from, int live_slots,
                                              int live_columns) {
@@ -126,8 +126,8 @@ class memory_chunk {
   }
 };
 
-/// The chunks of one head's K or V: all of them if the device's shared memory holds them (Held: it is
-/// known to), or the one that is read now. All threads of a block ask for the same chunks.
+/// The chunks of one head's K or V: all of them if the device's shared memory holds them (Held: it
+/// is known to), or the one that is read now. All threads of a block ask for the same chunks.
 template <class Chunk, class S, bool Held>
 class memory_chunks {
  public:

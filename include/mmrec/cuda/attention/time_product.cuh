@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products over time, dV = P^T do and dK = dS^T q: the rows of a block's warps change lanes in shared
-// memory, and each warp keeps the sums of a part of the result in registers.
+// Products over time, dV = P^T do and dK = dS^T q: the rows of a block's warps change lanes in
+// shared memory, and each warp keeps the sums of a part of the result in registers.
 #pragma once
 
 #include <mmrec/cuda/attention/attention_shape.cuh>
@@ -74,8 +74,8 @@ class time_sum {
   __device__ static int first_column() {
     return static_cast<int>(threadIdx.x) / warp % across * (tile::columns / across);
   }
-  // Of a lane, without digits: two neighbouring slots to a tile of rows, `wide` columns to as many of
-  // columns.
+  // Of a lane, without digits: two neighbouring slots to a tile of rows, `wide` columns to as many
+  // of columns.
   __device__ static int slot(int m) {
     return first_slot() + m * fragment_rows + 2 * fragment_lane().row;
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a warp of attention has in registers: 16 rows of up to 64 columns, as they lie in memory or as
-// sums of the tensor cores (fragments.cuh). Both are factors of the next product as they are.
+// What a warp of attention has in registers: 16 rows of up to 64 columns, as they lie in memory or
+// as sums of the tensor cores (fragments.cuh). Both are factors of the next product as they are.
 //
 // Where a column lies is free, as long as both factors agree: a lane has packs of neighbours, so
 // that rows move in accesses of 16 bytes and a result is a factor without a word to other lanes.
@@ -33,23 +33,23 @@ __host__ __device__ constexpr int position_on_axis(int tile, int place, int e) {
 
 template <class T>
 inline constexpr bool is_narrow = sizeof(T) == 2;
-/// How products are summed up in float, where the tensor core does not round but cut: all there, with
-/// the small products of the low parts apart, or pack by pack.
+/// How products are summed up in float, where the tensor core does not round but cut: all there,
+/// with the small products of the low parts apart, or pack by pack.
 enum class summing { there, small_apart, by_pack };
 /// Where rows have 16 bits, and in double, which is rounded, there is nothing to win.
 template <class T, summing How>
 inline constexpr summing summing_of = std::is_same_v<T, float> ? How : summing::there;
 
-/// What the tensor cores multiply: rows of T with K or V of S. 16-bit numbers of one format go as they
-/// are, others in the accuracy of the arithmetic type.
+/// What the tensor cores multiply: rows of T with K or V of S. 16-bit numbers of one format go as
+/// they are, others in the accuracy of the arithmetic type.
 template <class T, class S>
 using common_factor = std::conditional_t<is_narrow<T> && std::is_same_v<T, S>, T, accumulator_t<T>>;
 /// Likewise with gradients, for whose digits binary16 lacks the range.
 template <class T, class S>
 using gradient_factor =
     std::conditional_t<std::is_same_v<T, stored_bfloat16>, common_factor<T, S>, accumulator_t<T>>;
-/// Digits of a sum. A third one of bfloat16 would be exact, and change one result in 400 by its last
-/// bit. Binary16 takes weights, which are at most 1, scaled to the range of the second one.
+/// Digits of a sum. A third one of bfloat16 would be exact, and change one result in 400 by its
+/// last bit. Binary16 takes weights, which are at most 1, scaled to the range of the second one.
 inline constexpr int sum_digits = 2;
 template <class Factor>
 inline constexpr float digit_scale = storage_format<Factor> == format::binary16 ? 0x1p14F : 1;
@@ -148,8 +148,8 @@ struct row_packs {
     }
     return x;
   }
-  /// Of rows from [0, rows) and columns from [0, columns) of a matrix; the others are 0. All are asked
-  /// for before any is used, so that they come together.
+  /// Of rows from [0, rows) and columns from [0, columns) of a matrix; the others are 0. All are
+  /// asked for before any is used, so that they come together.
   __device__ __forceinline__ void load(const row_matrix<const T>& from, int rows, int columns) {
     const fragment_lane lane;
     const T* const first = from.row(lane.row) + lane.place * Pack;

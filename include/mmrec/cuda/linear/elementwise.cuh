@@ -142,8 +142,9 @@ struct bias_gradient {
   }
 };
 
-/// du of everything, and its sums over pieces of the rows. The pieces depend on the shape alone, and
-/// every sum has one order: a thread's rows, a block's 8 warps, every eighth piece, these 8 sums.
+/// du of everything, and its sums over pieces of the rows. The pieces depend on the shape alone,
+/// and every sum has one order: a thread's rows, a block's 8 warps, every eighth piece, these 8
+/// sums.
 template <class S>
 struct gradient_parameters {
   using Acc = accumulator_t<S>;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // D = A B in float on the tensor cores: each factor is the sum of two TF32 numbers, and the product
-// three products of theirs, smallest first (Ootomo and Yokota, arXiv 2203.03341). cuBLASLt's product
-// of floats uses no tensor core: where matrices are large it takes 1.5 to 1.8 times as long.
+// three products of theirs, smallest first (Ootomo and Yokota, arXiv 2203.03341). cuBLASLt's
+// product of floats uses no tensor core: where matrices are large it takes 1.5 to 1.8 times as
+// long.
 //
 // The tensor cores cut off what their sums cannot hold: a sum of n terms has a relative error near
-// n / 8 units of the last place, not near the root of n. So sums of more than summed_depth terms are
-// added up in float. An infinite factor gives NaN.
+// n / 8 units of the last place, not near the root of n. So sums of more than summed_depth terms
+// are added up in float. An infinite factor gives NaN.
 #pragma once
 
 #include <mmrec/cuda/linear/product.cuh>
@@ -65,8 +66,8 @@ class split_matrix {
   index_t depth_ = 0;
 };
 
-/// Rows of A and terms of a sum that are split together, which bounds the scratch; and the terms that
-/// tensor cores sum up, so that they lose no more than a long sum of floats does.
+/// Rows of A and terms of a sum that are split together, which bounds the scratch; and the terms
+/// that tensor cores sum up, so that they lose no more than a long sum of floats does.
 inline constexpr index_t split_rows = 16384, split_depth = 4096, summed_depth = 1024;
 /// What is worth it: work for the splitting, and a result for every multiprocessor.
 inline constexpr double split_flops = 4e9, split_results = 2e6;

@@ -60,9 +60,9 @@ __device__ __forceinline__ void send(double* p, double v) {
   asm volatile("st.relaxed.gpu.global.f64 [%0], %1;" : : "l"(p), "d"(sendable(v)) : "memory");
 }
 
-/// The vectors of some steps, one to a slot, for all rows of the batch. What a warp asks for at once,
-/// a fragment's depth of a tile of rows, lies in one piece, which is whole lines of L2: a row's
-/// own piece of it is half a line.
+/// The vectors of some steps, one to a slot, for all rows of the batch. What a warp asks for at
+/// once, a fragment's depth of a tile of rows, lies in one piece, which is whole lines of L2: a
+/// row's own piece of it is half a line.
 template <class Acc>
 struct exchanged {
   static constexpr index_t depth = fragment_depth<Acc>;
@@ -160,8 +160,9 @@ struct arrivals {
                  : "r"(address_of(&barrier))
                  : "memory");
   }
-  /// In the cluster's block `rank`. Relaxed: a release would wait for all stores on their way to L2,
-  /// and nothing that was written is handed over here. (The PTX of nvcc 12.6 has only a release.)
+  /// In the cluster's block `rank`. Relaxed: a release would wait for all stores on their way to
+  /// L2, and nothing that was written is handed over here. (The PTX of nvcc 12.6 has only a
+  /// release.)
   __device__ void arrive_in(int rank) {
 #if __CUDACC_VER_MAJOR__ > 12 || __CUDACC_VER_MINOR__ >= 8
     asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];"

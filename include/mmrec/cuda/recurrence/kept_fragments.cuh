@@ -2,8 +2,8 @@
 // Products with weights that a warp keeps in registers, or half of them in shared memory
 // (walk_kernel.cuh).
 //
-// The tensor cores take numbers of 16 bits in half of the registers and half of the instructions that
-// TF32 numbers (fragments.cuh) need.
+// The tensor cores take numbers of 16 bits in half of the registers and half of the instructions
+// that TF32 numbers (fragments.cuh) need.
 //
 //   float      two digits in binary16, three products. Their range is short, so each row of the
 //              weights and each column is scaled by a power of two to its own largest element; one

@@ -8,9 +8,9 @@
 //   apply     every chunk from its true start; the largest change and size, by atomic maxima of
 //             bits, which no order changes
 //
-// If the limit is reached, the forward's states that are not exact become unwritten words again (the
-// adjoint's sweeps write none), and the walk that is enqueued behind (walk.cuh) finds on the device
-// which steps remain: none, mostly.
+// If the limit is reached, the forward's states that are not exact become unwritten words again
+// (the adjoint's sweeps write none), and the walk that is enqueued behind (walk.cuh) finds on the
+// device which steps remain: none, mostly.
 #pragma once
 
 #include <mmrec/cuda/recurrence/sweep_solver.cuh>

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // How the sequential solver shares out a step over the device (walk.cuh).
 //
-// The matrix is cut into tiles of rows and each tile into parts of its depth. A team, one block or a
-// cluster of two, has some tiles, and each of its warps that multiply one part of all of them, in
-// registers: so a block of two reads half of the vector, and finishes half of the units. (An H200 has
-// room for 66 clusters of two, but for fewer than 32 of four.) The batch is cut into groups of rows
-// with teams of their own where there are blocks left, and a team has more tiles where more than two
-// row tiles of a group would pass one another: of two, one is multiplied while the other is on its
-// way. Each team reads the vector of its own rows only. A matrix that does not fit into registers is
-// read from shared memory or L2.
+// The matrix is cut into tiles of rows and each tile into parts of its depth. A team, one block or
+// a cluster of two, has some tiles, and each of its warps that multiply one part of all of them, in
+// registers: so a block of two reads half of the vector, and finishes half of the units. (An H200
+// has room for 66 clusters of two, but for fewer than 32 of four.) The batch is cut into groups of
+// rows with teams of their own where there are blocks left, and a team has more tiles where more
+// than two row tiles of a group would pass one another: of two, one is multiplied while the other
+// is on its way. Each team reads the vector of its own rows only. A matrix that does not fit into
+// registers is read from shared memory or L2.
 //
 // The plan's order of sums depends on the matrix and the device, not on the batch.
 #pragma once
@@ -122,8 +122,8 @@ walk_plan plan_walk(const device_properties& device, const Steps& steps, index_t
   const auto fits = [&](const walk_plan& p) {
     return p.room() * p.tiles <= most && p.slices <= teams(p.blocks) && p.shared_bytes <= room;
   };
-  // A round waits for its longest warp and for the words that a block reads: few packs to a warp, and
-  // then blocks that share what they read.
+  // A round waits for its longest warp and for the words that a block reads: few packs to a warp,
+  // and then blocks that share what they read.
   const auto share = [&](int blocks, int tiles) {
     walk_plan p;
     p.blocks = blocks, p.tiles = tiles;

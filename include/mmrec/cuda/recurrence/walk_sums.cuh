@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sums of a round in shared memory (walk_kernel.cuh): every warp that multiplies leaves those of
-// its part of the depth, and those that finish add them up.
+// The sums of a round in shared memory (walk_kernel.cuh): every warp that multiplies leaves those
+// of its part of the depth, and those that finish add them up.
 #pragma once
 
 #include <mmrec/cuda/recurrence/exchange.cuh>
@@ -22,8 +22,9 @@ constexpr int walk_threads(int finishing = finish_warps) {
 /// Sums of a unit of a row of the batch.
 template <class Steps>
 inline constexpr int sum_kinds = Steps::two_sums ? 2 : 1;
-/// Where the sums of a round lie: a unit's by columns, both sums of a column beside each other, with
-/// room or in an order that keeps the banks apart, whether lanes have the columns of a unit or units.
+/// Where the sums of a round lie: a unit's by columns, both sums of a column beside each other,
+/// with room or in an order that keeps the banks apart, whether lanes have the columns of a unit or
+/// units.
 template <class Steps>
 inline constexpr int unit_sums = Steps::two_sums ? 2 * fragment_columns : fragment_columns + 2;
 template <class Steps>
@@ -41,8 +42,8 @@ inline constexpr int walk_buffers = 4;
 template <int Blocks>
 inline constexpr bool in_cluster = Blocks > 1 && has_clusters;
 
-/// Where a warp that multiplies leaves the sums of its part. Of a tile a lane has two columns of rows
-/// `row` and row + 8: both sums of one unit, or the sums of two units.
+/// Where a warp that multiplies leaves the sums of its part. Of a tile a lane has two columns of
+/// rows `row` and row + 8: both sums of one unit, or the sums of two units.
 template <class Steps>
 class sums_out {
   using Acc = typename Steps::Acc;
@@ -82,9 +83,9 @@ class sums_out {
   arrivals* arrived_;
 };
 
-/// Which threads finish which units of which rounds: a unit of a row of the batch is always the same
-/// thread's. Where there are threads for more than one round they take turns; otherwise they help one
-/// another to add up sums.
+/// Which threads finish which units of which rounds: a unit of a row of the batch is always the
+/// same thread's. Where there are threads for more than one round they take turns; otherwise they
+/// help one another to add up sums.
 inline constexpr int most_helpers = 4;
 struct finishers {
   int all_warps, units;  // units at once
@@ -105,10 +106,10 @@ struct finishers {
   __device__ bool leads() const { return threadIdx.x % (warps() * warp) == 0; }  // its turn
 };
 
-/// sum[kind] of one unit and column, by this thread and its helpers; all lanes of the warp call this.
-/// `at` is the first part's, `stride` leads to the next part's. The order does not depend on how many
-/// help: four sums of every fourth part, those of the even and of the odd ones, and both. A helper
-/// has every Helpers-th part.
+/// sum[kind] of one unit and column, by this thread and its helpers; all lanes of the warp call
+/// this. `at` is the first part's, `stride` leads to the next part's. The order does not depend on
+/// how many help: four sums of every fourth part, those of the even and of the odd ones, and both.
+/// A helper has every Helpers-th part.
 template <int Parts, int Kinds, int Helpers, class Acc>
 __device__ __forceinline__ void add_parts_of(const Acc* at, int stride, int helper, Acc* sum) {
   constexpr int own = most_helpers / Helpers, rows = Parts / most_helpers;

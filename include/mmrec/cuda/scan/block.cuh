@@ -4,8 +4,8 @@
 // takes its steps from the state that enters them. Inputs come from memory once, results go there
 // once: the second pass reads shared memory.
 //
-// Where a summary does not stand for its steps (`may_apply`), lane after lane takes its steps one by
-// one, in the channels that need it.
+// Where a summary does not stand for its steps (`may_apply`), lane after lane takes its steps one
+// by one, in the channels that need it.
 #pragma once
 
 #include <mmrec/cuda/scan/lane.cuh>
@@ -18,8 +18,8 @@ struct stretch {
   index_t group, number, count;
 };
 
-/// Held: places in time of one lane in a stretch, neighbours in time. Slots: such stretches in shared
-/// memory.
+/// Held: places in time of one lane in a stretch, neighbours in time. Slots: such stretches in
+/// shared memory.
 template <class P, int Held, int Slots>
 struct block_sweep : lane_sweep<P> {
   using base = lane_sweep<P>;

@@ -3,7 +3,7 @@
 //
 //   summary of piece n        as soon as its inputs have arrived
 //   summary of a window       8 pieces
-//   long entry                the state that enters every 64th piece (256th, where notes are narrow)
+//   long entry                the state that enters every 64th piece (256th if notes are narrow)
 //   state behind piece n      as soon as it is known
 //
 // A value is written and read 16 bytes at once. It takes 12 to 24 bytes of the cache per lane.
@@ -17,8 +17,8 @@ namespace mmrec::cuda::detail {
 inline constexpr unsigned window_pieces = 8;
 
 /// Are all 16 bytes there? They are written and read at once, but ptxas 13.0 reads words one by one
-/// where it sees that others are not used, and then a value may be older than its last word. So that
-/// all are used, bit 15 of the last word is the parity of the others' lowest bits.
+/// where it sees that others are not used, and then a value may be older than its last word. So
+/// that all are used, bit 15 of the last word is the parity of the others' lowest bits.
 __device__ __forceinline__ void seal(uint4& quad) {
   quad.w |= ((quad.x ^ quad.y ^ quad.z) & 1) << 15;
 }
@@ -145,9 +145,9 @@ struct board {
     return all;
   }
   /// Waits for n values, at most N, that are neighbours in time and come to lie at the end of `to`;
-  /// lanes may wait for others, and for none. Once more is looked for those from the first on that is
-  /// not there, roughly: all together, or they would come one after the other, but no more than that,
-  /// lest those who wait keep the others from writing.
+  /// lanes may wait for others, and for none. Once more is looked for those from the first on that
+  /// is not there, roughly: all together, or they would come one after the other, but no more than
+  /// that, lest those who wait keep the others from writing.
   template <class S, int N>
   __device__ __forceinline__ void read(S (&to)[N], kind k, unsigned number, unsigned group, int n,
                                        int lane) const {

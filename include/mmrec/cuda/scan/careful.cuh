@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a block does where its usual way does not serve: a stretch of which not all steps exist, or in
-// which a summary does not stand for its steps. It is rare, and not inlined, so that it takes no
+// What a block does where its usual way does not serve: a stretch of which not all steps exist, or
+// in which a summary does not stand for its steps. It is rare, and not inlined, so that it takes no
 // registers from what is not.
 #pragma once
 
@@ -55,8 +55,8 @@ __device__ __noinline__ void finish_carefully(const P& p, const stretch& of, boo
   if (in_turn) __syncthreads();
 }
 
-/// The state behind all steps of a group, for whoever asked for it; by one warp. (Here, so that others
-/// need not know where it goes.)
+/// The state behind all steps of a group, for whoever asked for it; by one warp. (Here, so that
+/// others need not know where it goes.)
 template <class P>
 __device__ __noinline__ void leave(const P& p, index_t group,
                                    const typename lane_sweep<P>::carry_type& carry) {

@@ -7,8 +7,8 @@
 
 namespace mmrec::cuda::detail {
 
-/// The steps of one place in time as they were read. Bit i of `rows` says that step i exists, and the
-/// recurrence begins with step `first` (-1: elsewhere).
+/// The steps of one place in time as they were read. Bit i of `rows` says that step i exists, and
+/// the recurrence begins with step `first` (-1: elsewhere).
 template <class P>
 struct place_steps {
   using T = typename P::T;
@@ -167,7 +167,8 @@ struct lane_sweep {
     return s;
   }
 
-  /// f(inputs, row) for steps [from, from + N) of a place, as time is walked. Whole: all of them exist.
+  /// f(inputs, row) for steps [from, from + N) of a place, as time is walked. Whole: all of them
+  /// exist.
   template <bool Whole, int N, class F>
   __device__ __forceinline__ void each(const place_steps<P>& s, int from, const F& f) const {
 #pragma unroll

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Neighbouring steps of one lane in registers, and how they come out of rows of 16-bit elements.
 //
-// A row of a tile is one step of 32 neighbouring channels. `ldmatrix` hands out 8 x 8 elements of 16
-// bits: transposed, lane l receives column l / 4 of rows 2 (l % 4) and the next. Here these two rows are
-// two steps of the channels from 8 (l % 4) on: a lane receives two steps of channel l / 4 + 8 (l % 4),
-// eight with the four matrices of one instruction, and the 128 bytes of a matrix are in different
-// banks. So lanes stand for channels in this order.
+// A row of a tile is one step of 32 neighbouring channels. `ldmatrix` hands out 8 x 8 elements of
+// 16 bits: transposed, lane l receives column l / 4 of rows 2 (l % 4) and the next. Here these two
+// rows are two steps of the channels from 8 (l % 4) on: a lane receives two steps of channel l / 4
+// + 8 (l % 4), eight with the four matrices of one instruction, and the 128 bytes of a matrix are
+// in different banks. So lanes stand for channels in this order.
 #pragma once
 
 #include <mmrec/cuda/element.cuh>

@@ -2,7 +2,7 @@
 // Very many recurrences: a warp walks all of time alone, for as many of them as fill it; it waits
 // for nobody, and needs neither barriers nor shared totals.
 //
-//   channels nearest in memory   32 side by side, who take the steps in the order of the definition;
+//   channels nearest in memory   32 side by side, which take steps in the order of the definition;
 //                                results have the bits of a plain loop with fused multiply-adds
 //                                (but in log space: scan/together.cuh)
 //   time nearest                 one or a few, whose lanes are deep in time, so that memory is read
@@ -36,7 +36,8 @@ struct lone_sweep : lane_sweep<P> {
   static_assert(NO <= NI - NS, "results take the place of inputs that are not shifted");
   static constexpr int vectors = 4, L = vectors * pack_size<T>;  // steps of a lane in a tile
   static constexpr int parts = L / R;                            // which are taken together
-  /// Are all read before some are taken? (Costly steps need the registers, and do not wait for memory.)
+  /// Are all read before some are taken? (Costly steps need the registers, and do not wait for
+  /// memory.)
   static constexpr bool read_ahead = !scan_ops::costly<typename P::op_type>;
   using tile = tile_of<T, L>;
   static constexpr int slot_size = NI * tile::size, slot_bytes = slot_size * int(sizeof(T));
@@ -93,8 +94,8 @@ struct lone_sweep : lane_sweep<P> {
 #pragma unroll 1
     for (; count > 0; --count, start += step) {
       __pipeline_wait_prior(slots - 1 - arrived);
-      // All copies are there, and all lanes are done with the oldest slot. Neighbours keep in step, so
-      // that their rows of memory are read together.
+      // All copies are there, and all lanes are done with the oldest slot. Neighbours keep in step,
+      // so that their rows of memory are read together.
       if (How == access::channels && base::warps > 1)
         __syncthreads();
       else
@@ -169,8 +170,8 @@ struct lone_sweep : lane_sweep<P> {
     }
   }
 
-  /// Of shifted streams, the elements before this lane's steps in time: a neighbour's last, or those
-  /// of the tile that was walked before (`before`, which moves on) or is walked next.
+  /// Of shifted streams, the elements before this lane's steps in time: a neighbour's last, or
+  /// those of the tile that was walked before (`before`, which moves on) or is walked next.
   __device__ __forceinline__ void look_below(const T* here, const T* next, bool last,
                                              T (&before)[at_least_one<NS>],
                                              T (&below)[at_least_one<NS>]) const {
@@ -193,8 +194,8 @@ struct lone_sweep : lane_sweep<P> {
     }
   }
 
-  /// f(steps, where the first of them is in the tile) for some of this lane's steps at a time. First:
-  /// the recurrence begins with this lane's first step in time.
+  /// f(steps, where the first of them is in the tile) for some of this lane's steps at a time.
+  /// First: the recurrence begins with this lane's first step in time.
   template <class F>
   __device__ __forceinline__ void each_place(const T* here, bool first,
                                              const T (&below)[at_least_one<NS>], const F& f) const {
@@ -239,8 +240,8 @@ struct lone_sweep : lane_sweep<P> {
     });
     return few;
   }
-  /// Takes this lane's steps; the results replace inputs of the tile, or go to memory. Kept: `parts`
-  /// of what sum_up kept, or nothing.
+  /// Takes this lane's steps; the results replace inputs of the tile, or go to memory. Kept:
+  /// `parts` of what sum_up kept, or nothing.
   template <class... Kept>
   __device__ __forceinline__ void take(T* here, bool first, const T (&below)[at_least_one<NS>],
                                        carry_type& carry, const Kept&... kept) const {
@@ -267,7 +268,8 @@ struct lone_sweep : lane_sweep<P> {
   }
 
   /// From the carry that enters the tile to those that enter this lane, and behind the tile; false
-  /// if a summary does not stand for its lane's steps. (Lanes that stand for nothing fetched nothing.)
+  /// if a summary does not stand for its lane's steps. (Lanes that stand for nothing fetched
+  /// nothing.)
   __device__ __forceinline__ bool pass_on(const typename own::few& few, carry_type& enters,
                                           carry_type& behind) const {
     const auto mine = own::sum_of(few);

@@ -49,8 +49,8 @@ inline constexpr int held = (Inputs < 3 ? 8 : 4) * (sizeof(T) == 2 ? 2 : 1);
 /// Warps of a piece that does not hold all of time: three of them share a multiprocessor.
 inline constexpr int piece_warps = 4;
 
-/// Pieces, to two multiprocessors, that may be fetched at once when a scan begins: half of three that
-/// are resident; where a scan has few recurrences, of as many as shared memory has room for.
+/// Pieces, to two multiprocessors, that may be fetched at once when a scan begins: half of three
+/// that are resident; where a scan has few recurrences, of as many as shared memory has room for.
 inline constexpr int first_turn_x2(bool few, int room) { return few && room > 3 ? 4 : 3; }
 
 /// How a stream's steps are fetched and stored. The vector accesses take 16 bytes; they need data,

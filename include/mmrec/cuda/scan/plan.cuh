@@ -26,8 +26,8 @@ inline int power_of_two(index_t n, int most) {
 }
 
 /// Warps that a multiprocessor needs to be busy, and, of 4-byte elements, where steps take
-/// exponentials; and blocks that share the work of walking evenly. (16-bit elements whose steps take
-/// exponentials are better off in pieces, until there are enough for warps alone.)
+/// exponentials; and blocks that share the work of walking evenly. (16-bit elements whose steps
+/// take exponentials are better off in pieces, until there are enough for warps alone.)
 inline constexpr index_t busy_warps = 16, costly_busy_warps = 8, walking_blocks_x4 = 7;
 /// Warps that walk alone and keep a multiprocessor busy; where their steps take exponentials; and
 /// where time is nearest in memory, of which they are to have a few tiles.
@@ -78,7 +78,8 @@ sweep_plan plan_sweep(const device_properties& device, index_t sequences, index_
   bool walk = t.kernel == scan_kernel::chosen
                   ? segments || groups(plan.across) * 4 >= device.multiprocessors * blocks_x4
                   : t.kernel == scan_kernel::walk || segments;
-  // A short time is walked by narrower groups, which make more blocks, down to a sector of channels.
+  // A short time is walked by narrower groups, which make more blocks, down to a sector of
+  // channels.
   const int narrow = std::max<int>(1, sector / static_cast<int>(sizeof(T)));
   if (t.kernel == scan_kernel::chosen && !walk && places(narrow) <= short_walk) {
     walk = true;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Few recurrences: time is cut into pieces, one to a block, which holds all of its piece in
-// shared memory. One block may hold all of time; else blocks tell one another what they know on a board
-// in global memory (scan/board.cuh): summaries of pieces and of windows of 8 pieces, and the state that
-// enters every 64th piece.
+// shared memory. One block may hold all of time; else blocks tell one another what they know on a
+// board in global memory (scan/board.cuh): summaries of pieces and of windows of 8 pieces, and the
+// state that enters every 64th piece.
 //
 // The state that enters a piece follows from such a long entry and the summaries behind it: of
-// windows, and of single pieces in the last window and in its own. The long entry is not the nearest
-// one, and the windows end before the last: what others must work out first has been on its way for a
-// while. The summaries, at most 29, are shared out over the warps and combined in an order that depends
-// on n alone. So the bits do not depend on which block was faster.
+// windows, and of single pieces in the last window and in its own. The long entry is not the
+// nearest one, and the windows end before the last: what others must work out first has been on its
+// way for a while. The summaries, at most 29, are shared out over the warps and combined in an
+// order that depends on n alone. So the bits do not depend on which block was faster.
 // Where a summary may not be applied, the state behind its last piece is waited for instead.
 // A piece waits for earlier ones only; like CUB's scan this relies on blocks being started in the
 // order of their numbers.
@@ -133,10 +133,10 @@ struct piece_sweep : piece_block<P> {
     }
   }
 
-  /// Summaries that are neighbours on the board. Between the long entry and this piece there are, in
-  /// the order of time, windows in as many parts as there are warps for them, then the pieces of the
-  /// last window, then those of this one; where notes are narrow, pieces in all parts. What a part
-  /// comes to is in total(warps + its number).
+  /// Summaries that are neighbours on the board. Between the long entry and this piece there are,
+  /// in the order of time, windows in as many parts as there are warps for them, then the pieces of
+  /// the last window, then those of this one; where notes are narrow, pieces in all parts. What a
+  /// part comes to is in total(warps + its number).
   struct part_of {
     typename on_board::kind kind;
     unsigned first;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles: what a warp holds of one stream in shared memory, R steps of its 32 lanes. They are fetched
-// 16 bytes at once where alignment allows, whatever the layout, while others are worked on
-// (cp.async); a tile keeps the order in which it was fetched, by step or by lane, and either is read
-// without bank conflicts: where 16-bit elements lie by step, eight steps of a lane by one `ldmatrix`.
+// Tiles: what a warp holds of one stream in shared memory, R steps of its 32 lanes. They are
+// fetched 16 bytes at once where alignment allows, whatever the layout, while others are worked on
+// (cp.async); a tile keeps the order in which it was fetched, by step or by lane, and either is
+// read without bank conflicts: where 16-bit elements lie by step, eight steps of a lane by one
+// `ldmatrix`.
 #pragma once
 
 #include <mmrec/cuda/scan/lane_steps.cuh>
@@ -52,8 +53,9 @@ struct tile_of {
     return lane * R + ((step / v) ^ (lane * n / 8 % n)) * v + step % v;
   }
 
-  /// Between memory and a tile a lane moves `vectors` vectors of 16 bytes: where the first of them is
-  /// in the tile; the next ones are each `apart` further. Neighbouring lanes move what is side by side.
+  /// Between memory and a tile a lane moves `vectors` vectors of 16 bytes: where the first of them
+  /// is in the tile; the next ones are each `apart` further. Neighbouring lanes move what is side
+  /// by side.
   static constexpr int apart = warp * v;
   static __device__ __forceinline__ int mine(access how, int lane) {
     if (how == access::times) return at(how, lane / vectors, lane % vectors * v);
@@ -98,9 +100,9 @@ struct tile_of {
     }
   };
 
-  /// Starts fetching one of `Parts` parts of a tile, from `first_of`; bit i of `live` says that lane i
-  /// exists. A part has some steps of every lane; in time order, all steps of some lanes. `gap`: as
-  /// above where lanes are of one recurrence, else 0.
+  /// Starts fetching one of `Parts` parts of a tile, from `first_of`; bit i of `live` says that
+  /// lane i exists. A part has some steps of every lane; in time order, all steps of some lanes.
+  /// `gap`: as above where lanes are of one recurrence, else 0.
   template <int Parts = 1>
   static __device__ __forceinline__ void fetch(T* tile, access how, const T* from, index_t time,
                                                unsigned live, int lane, int gap, int part = 0) {
@@ -144,8 +146,8 @@ struct tile_of {
     }
   }
 
-  /// Stores what lanes wrote into a tile, all of whose lanes exist; `to` is this lane's first step, `gap`
-  /// as for fetch.
+  /// Stores what lanes wrote into a tile, all of whose lanes exist; `to` is this lane's first step,
+  /// `gap` as for fetch.
   static __device__ __forceinline__ void store(const T* tile, access how, index_t time, T* to,
                                                int lane, int gap) {
     constexpr int n = vectors < 4 ? vectors : 4;
@@ -177,7 +179,8 @@ struct tile_of {
     }
   }
   /// N vectors of 16 bytes, those that `there` says, to global memory. All are read before one is
-  /// written: of a pointer that was shuffled the compiler does not know that it cannot be to the tile.
+  /// written: of a pointer that was shuffled the compiler does not know that it cannot be to the
+  /// tile.
   template <int N, class To, class From, class There>
   static __device__ __forceinline__ void store_vectors(const To& to, const From& from,
                                                        const There& there) {

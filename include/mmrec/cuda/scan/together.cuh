@@ -7,9 +7,10 @@
 //   S_i    = S_(i-1) + exp(term_i - m),    y_i = m + shift_i + log(S_i)
 //
 // For steps that are taken, m is the exponent that enters; for a summary, the largest term, or the
-// first where its exponentials are kept for the steps (kept_terms). From a step on whose term is so far above m that digits would be lost, or with which shifts become so
-// large, or with anything infinite or NaN, steps are taken one by one: what came before has the bits
-// that it has in any case. A summary is then not made here.
+// first where its exponentials are kept for the steps (kept_terms). From a step on whose term is so
+// far above m that digits would be lost, or with which shifts become so large, or with anything
+// infinite or NaN, steps are taken one by one: what came before has the bits that it has in any
+// case. A summary is then not made here.
 #pragma once
 
 #include <mmrec/scan_summaries.hpp>

@@ -21,8 +21,8 @@ template <std::size_t Rows>
 inline constexpr std::size_t panels_at_once = Rows > 2 ? 1 : 4 / Rows;
 
 /// Steps [k0, k1) of Rows rows of x with neighbouring panels, the first one of column `first`:
-/// to[panel][row][column of the panel] = or +=. Panels that do not exist repeat the last one. As one
-/// of `passes` it asks, from `soon` on, for as many bytes as it reads / passes.
+/// to[panel][row][column of the panel] = or +=. Panels that do not exist repeat the last one. As
+/// one of `passes` it asks, from `soon` on, for as many bytes as it reads / passes.
 template <class V, std::size_t Rows, class A, class E, class T>
 void panel_products(const dense_rows<V, A, E>& x, index_t row, const packed_matrix<V, T>& b,
                     index_t first, index_t k0, index_t k1, typename V::value_type* to,

@@ -57,8 +57,8 @@ struct tile_sums {
   bool add = false;
 };
 
-/// The height of the next tile where `rows` rows are left. Of the heights there are, 4, 6, 8 and 12,
-/// two of 4 hold up to 8 rows where 6 is the largest; a tile with fewer rows is padded.
+/// The height of the next tile where `rows` rows are left. Of the heights there are, 4, 6, 8 and
+/// 12, two of 4 hold up to 8 rows where 6 is the largest; a tile with fewer rows is padded.
 template <class V>
 constexpr index_t tile_height(index_t rows) {
   if (gemm_tuning<V>::rows == 6 && (rows == 7 || rows == 8)) return 4;

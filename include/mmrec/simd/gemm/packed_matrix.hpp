@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A right factor packed once, to be used by many row blocks or by many products (the weights of a
-// recurrence, or of inference): panels one after the other, all steps of a panel next to each other.
+// recurrence, or of inference): panels one after the other, all steps of a panel next to each
+// other.
 //
 // Elements are kept as they are stored, 16-bit ones in 16 bits: few rows read the whole matrix for
 // every product, and half of the bytes take half of the time. Blocks of rows widen a panel of steps

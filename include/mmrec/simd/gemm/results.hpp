@@ -41,7 +41,8 @@ class results {
     if constexpr (requires { epilogue.plain(); }) remember(epilogue.plain());
   }
 
-  /// Element (i, j) of the rectangle is from[i * stride + j]; the last batch of a row is read whole.
+  /// Element (i, j) of the rectangle is from[i * stride + j]; the last batch of a row is read
+  /// whole.
   void operator()(const gemm_range& at, const Acc* from, index_t stride) const {
     call_(context_, at, from, stride);
   }

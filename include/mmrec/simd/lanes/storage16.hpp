@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// 16-bit storage in registers: conversions lane by lane as in dtype.hpp. V, the batch on whose behalf
-// they are made, is a parameter so that files compiled for different instructions have different
-// functions.
+// 16-bit storage in registers: conversions lane by lane as in dtype.hpp. V, the batch on whose
+// behalf they are made, is a parameter so that files compiled for different instructions have
+// different functions.
 #pragma once
 
 #include <mmrec/dtype.hpp>
