@@ -273,7 +273,6 @@ TEST_CASE("attention: long sequences, wide heads, many slots", "[components][gra
   // Several of the GPU's tiles along every axis; slots whose scores do not fit its shared memory.
   for (const shape_of& shape : {shape_of{2, 331, 70, 2, 140}, shape_of{1, 70, 1500, 2, 4, true},
                                 shape_of{3, 65, 3, 1, 65}, shape_of{40, 5, 4, 40, 40}}) {
-    if (instrumented && shape.time == 331) continue;  // the GPU's tiles only
     check_both_backends(attention_problem<float, float>(shape, 70));
     const attention_problem<double, double> a(shape, 71);
     check_both_backends(a);

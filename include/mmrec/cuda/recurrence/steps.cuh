@@ -118,6 +118,7 @@ struct forward_steps {
             j < r.d ? r.block_bias(j) : S{},
             mixes ? r.mix_bias(j) : S{}};
   }
+  /// How far a place lies from another: worked out once, as strides are multiplied for it.
   struct way {
     index_t z, gamma, mixed, state, h, gates;
   };
@@ -219,6 +220,7 @@ struct adjoint_steps {
             &gates(b, t, j), p + token * r.d + j, x(b, t) + x.place(j),
             kept(b, t) + j,  e + token * r.d + j, carry + b * r.d + j};
   }
+  /// How far a place lies from another: worked out once, as strides are multiplied for it.
   struct way {
     index_t g, z, gamma, s, token, sent, a, carry;
   };

@@ -22,9 +22,9 @@ constexpr int walk_threads(int finishing = finish_warps) {
 /// Sums of a unit of a row of the batch.
 template <class Steps>
 inline constexpr int sum_kinds = Steps::two_sums ? 2 : 1;
-/// Where the sums of a round lie: a unit's by columns, both sums of a column beside each other,
-/// with room or in an order that keeps the banks apart, whether lanes have the columns of a unit or
-/// units.
+/// Where the sums of a round lie: a unit's by columns, both sums of a column beside each other.
+/// Warps write two columns of a few units at once and read one column of many: room behind a unit,
+/// or with two sums an order of columns that changes with the unit, keeps both in different banks.
 template <class Steps>
 inline constexpr int unit_sums = Steps::two_sums ? 2 * fragment_columns : fragment_columns + 2;
 template <class Steps>
