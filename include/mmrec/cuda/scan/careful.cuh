@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a block does where its usual way does not serve: a stretch of which not all steps exist, or
 // in which a summary does not stand for its steps. It is rare, and not inlined, so that it takes no
-// registers from what is not.
+// registers from what is not. Arguments go by value: what a call may hold a reference to would be
+// in memory, written and read again at every asm statement.
 #pragma once
 
 #include <mmrec/cuda/scan/block.cuh>
@@ -10,7 +11,7 @@ namespace mmrec::cuda::detail {
 
 /// Block::summarize for a stretch of which not all steps exist.
 template <class Block, class P>
-__device__ __noinline__ void summarize_carefully(const P& p, const stretch& of) {
+__device__ __noinline__ void summarize_carefully(const P& p, stretch of) {
   const Block b(p, of.group);
   typename Block::own::series sum;
 #pragma unroll 1
@@ -23,7 +24,7 @@ __device__ __noinline__ void summarize_carefully(const P& p, const stretch& of) 
 /// after warp takes its steps, and lane after lane, each from the state behind the one before if it
 /// does not know its own. The state behind the stretch is in `slow` at the end.
 template <class Block, class P>
-__device__ __noinline__ void finish_carefully(const P& p, const stretch& of, bool in_turn,
+__device__ __noinline__ void finish_carefully(const P& p, stretch of, bool in_turn,
                                               typename Block::carry_type entry) {
   const Block b(p, of.group);
   for (int turn = 0; turn < (in_turn ? b.warps : 1); ++turn) {
@@ -59,7 +60,7 @@ __device__ __noinline__ void finish_carefully(const P& p, const stretch& of, boo
 /// others need not know where it goes.)
 template <class P>
 __device__ __noinline__ void leave(const P& p, index_t group,
-                                   const typename lane_sweep<P>::carry_type& carry) {
+                                   typename lane_sweep<P>::carry_type carry) {
   const lane_sweep<P> b(p, group);
   if (b.live && b.place == 0) b.last_carry(carry);
 }

@@ -58,7 +58,7 @@ __device__ __forceinline__ void walk_whole(const P& p, index_t left, stretch& no
 /// One stretch of which not all steps exist, or that must be walked step by step.
 template <class P>
 __device__ __noinline__ typename lane_sweep<P>::carry_type walk_carefully(
-    const P& p, const stretch& now, typename lane_sweep<P>::carry_type carry) {
+    const P& p, stretch now, typename lane_sweep<P>::carry_type carry) {
   using block = walking_block<P>;
   const block b(p, now.group);
   summarize_carefully<block>(p, now);
