@@ -66,6 +66,8 @@ struct device_properties {
   int capability = 0;    // compute capability's major number
   /// Kernels may start before the one before them has ended.
   bool early() const { return capability >= 9; }
+  /// Blocks may be launched in clusters.
+  bool clusters() const { return capability >= 9; }
 };
 
 namespace detail {

@@ -190,11 +190,13 @@ void sweep(const backend::cuda& backend, const Op& op,
     cuda::launch(backend, function, {std::min<index_t>((quads + 255) / 256, 256), 256, 0},
                  d::clear_kernel<uint4>, p.board, quads);
   }
-  const auto enqueue = [&](auto kernel, index_t blocks, int warps, std::size_t shared_bytes) {
+  const auto enqueue = [&](auto kernel, index_t blocks, int warps, std::size_t shared_bytes,
+                           int cluster = 1) {
     cuda::launch(backend, function,
                  {.blocks = blocks,
                   .threads = static_cast<unsigned>(warps * cuda::warp),
                   .shared_bytes = shared_bytes,
+                  .cluster = static_cast<unsigned>(cluster),
                   .early = board_bytes > 0},
                  kernel, p);
   };
@@ -216,7 +218,8 @@ void sweep(const backend::cuda& backend, const Op& op,
             d::walking_block<parameters>::shared_bytes(plan.warps, plan.across));
   else
     enqueue(d::split_kernel<parameters>, plan.blocks, plan.warps,
-            d::piece_block<parameters>::shared_bytes(plan.warps, plan.across));
+            d::piece_block<parameters>::shared_bytes(plan.warps, plan.across),
+            d::paired_pieces(device, plan, p.channels, sizeof(T)));
 }
 
 }  // namespace mmrec

@@ -116,4 +116,14 @@ inline int neighbours_of(const device_properties& device, index_t groups, index_
   return wanted == 0 && std::size_t(n) * warp * element_bytes < shared_row ? 1 : n;
 }
 
+/// Pieces of neighbouring channels that start together, as a cluster. A warp's row of 16-bit
+/// elements is half a line of memory: two blocks read whole lines between them.
+inline int paired_pieces(const device_properties& device, const sweep_plan& plan, index_t channels,
+                         std::size_t element_bytes) {
+  constexpr int line = 128;
+  const int n = line / (warp * static_cast<int>(element_bytes));
+  const bool pair = device.clusters() && plan.pieces > 1 && plan.across == warp && n > 1;
+  return pair && channels % (n * warp) == 0 ? n : 1;
+}
+
 }  // namespace mmrec::cuda::detail
