@@ -94,6 +94,8 @@ void attention(const B& backend, const Q& q, const K& k, const V& v, index_t hea
                const attention_options<element_of<O>>& options = {}) {
   using T = element_of<O>;
   using S = element_of<K>;
+  detail::require_one_type<element_of<Q>, T>();
+  detail::require_one_type<S, element_of<V>>();
   require_built<B>();
   const char* function = "attention";
   const view<const T, 3> query = as_view(q);
@@ -181,6 +183,8 @@ void attention_backward(const B& backend, const G& d_o, const Q& q, const K& k, 
                         const attention_gradients<element_of<G>, element_of<K>>& gradients) {
   using T = element_of<G>;
   using S = element_of<K>;
+  detail::require_one_type<T, element_of<Q>, element_of<P>>();
+  detail::require_one_type<S, element_of<V>>();
   require_built<B>();
   const char* function = "attention_backward";
   const view<const T, 3> g = as_view(d_o), query = as_view(q);

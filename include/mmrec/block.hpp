@@ -74,82 +74,97 @@ bool check_forward(const block_config& c, const block_parameters<const T>& w,
 
 }  // namespace detail
 
-template <backend_tag B, element T, class Memory>
+template <backend_tag B, readable_array<3> X, writable_array<3> Y, class Memory>
 recurrence_report block_forward(const B& backend, const block_config& c,
-                                const block_parameters<const T>& w, const view<const T, 3>& x,
-                                const view<T, 3>& y, memory_state<accumulator_t<T>, Memory>& state,
-                                block_activations<T, Memory>& saved,
+                                const block_parameters<const element_of<Y>>& w, const X& x,
+                                const Y& y,
+                                memory_state<accumulator_t<element_of<Y>>, Memory>& state,
+                                block_activations<element_of<Y>, Memory>& saved,
                                 const block_dropout& drop = {}) {
+  using T = element_of<Y>;
+  detail::require_one_type<element_of<X>, T>();
   require_built<B>();
   require_memory<B, Memory>();
-  const bool any = detail::check_forward(c, w, x, y, saved);
-  detail::check_state("block_forward", c, state, x.extent(0), x.extent(1));
-  detail::check_apart("block_forward", "x", x, state);
-  detail::check_apart("block_forward", "y", y, state);
+  const view<const T, 3> in = as_view(x);
+  const view<T, 3> out = as_view(y);
+  const bool any = detail::check_forward(c, w, in, out, saved);
+  detail::check_state("block_forward", c, state, in.extent(0), in.extent(1));
+  detail::check_apart("block_forward", "x", in, state);
+  detail::check_apart("block_forward", "y", out, state);
   if (!any) return {};
   using detail::forward_pass;
-  return forward_pass(backend, c, w, x, y, state, saved, drop);
+  return forward_pass(backend, c, w, in, out, state, saved, drop);
 }
 
 /// The same for whole sequences, which need no state.
-template <backend_tag B, element T, class Memory>
+template <backend_tag B, readable_array<3> X, writable_array<3> Y, class Memory>
 recurrence_report block_forward(const B& backend, const block_config& c,
-                                const block_parameters<const T>& w, const view<const T, 3>& x,
-                                const view<T, 3>& y, const initial_banks<accumulator_t<T>>& banks,
-                                block_activations<T, Memory>& saved,
+                                const block_parameters<const element_of<Y>>& w, const X& x,
+                                const Y& y,
+                                const initial_banks<accumulator_t<element_of<Y>>>& banks,
+                                block_activations<element_of<Y>, Memory>& saved,
                                 const block_dropout& drop = {}) {
+  using T = element_of<Y>;
+  detail::require_one_type<element_of<X>, T>();
   require_built<B>();
   require_memory<B, Memory>();
   const char* function = "block_forward";
-  const bool any = detail::check_forward(c, w, x, y, saved);
+  const view<const T, 3> in = as_view(x);
+  const view<T, 3> out = as_view(y);
+  const bool any = detail::check_forward(c, w, in, out, saved);
   check_dense(function, "banks.keys", banks.keys, {c.slots, c.width});
   check_dense(function, "banks.values", banks.values, {c.slots, c.width});
-  check_disjoint(function, "y", y, "banks.keys", banks.keys);
-  check_disjoint(function, "y", y, "banks.values", banks.values);
-  if (c.update == update::stream && x.extent(1) > c.memory_block)
+  check_disjoint(function, "y", out, "banks.keys", banks.keys);
+  check_disjoint(function, "y", out, "banks.values", banks.values);
+  if (c.update == update::stream && in.extent(1) > c.memory_block)
     throw error(function, "x",
                 "at most " + std::to_string(c.memory_block) +
                     " tokens (a memory block) where there is no state",
-                std::to_string(x.extent(1)));
+                std::to_string(in.extent(1)));
   if (!any) return {};
   using detail::forward_pass;
-  return forward_pass(backend, c, w, x, y, banks, saved, drop);
+  return forward_pass(backend, c, w, in, out, banks, saved, drop);
 }
 
 /// Parameter gradients accumulate; dx and the bank gradients are overwritten.
-template <backend_tag B, element T, class Memory>
+template <backend_tag B, readable_array<3> X, readable_array<3> G, writable_array<3> D,
+          class Memory>
 recurrence_report block_backward(const B& backend, const block_config& c,
-                                 const block_parameters<const T>& w, const view<const T, 3>& x,
-                                 const view<const T, 3>& dy, block_activations<T, Memory>& saved,
-                                 const block_parameters<T>& dw, const view<T, 3>& dx,
-                                 const bank_gradients<accumulator_t<T>>& dbanks = {}) {
+                                 const block_parameters<const element_of<D>>& w, const X& x,
+                                 const G& dy, block_activations<element_of<D>, Memory>& saved,
+                                 const block_parameters<element_of<D>>& dw, const D& dx,
+                                 const bank_gradients<accumulator_t<element_of<D>>>& dbanks = {}) {
+  using T = element_of<D>;
+  detail::require_one_type<element_of<X>, element_of<G>, T>();
   require_built<B>();
   require_memory<B, Memory>();
   const char* function = "block_backward";
+  const view<const T, 3> in = as_view(x), g = as_view(dy);
+  const view<T, 3> out = as_view(dx);
   check_config(function, c);
   saved.check(function, c);
   const index_t batch = saved.batch(), time = saved.time(), d = c.width, tokens = batch * time;
-  detail::check_tokens(function, "x", x, batch, time, d);
-  detail::check_tokens(function, "dy", dy, batch, time, d);
-  detail::check_tokens(function, "dx", dx, batch, time, d);
+  detail::check_tokens(function, "x", in, batch, time, d);
+  detail::check_tokens(function, "dy", g, batch, time, d);
+  detail::check_tokens(function, "dx", out, batch, time, d);
   check_optional_dense(function, "dbanks.keys", dbanks.keys, {batch, c.slots, d});
   check_optional_dense(function, "dbanks.values", dbanks.values, {batch, c.slots, d});
   check_outputs(function,
-                std::tuple{argument{"dx", dx}, argument{"dbanks.keys", dbanks.keys},
+                std::tuple{argument{"dx", out}, argument{"dbanks.keys", dbanks.keys},
                            argument{"dbanks.values", dbanks.values}},
-                std::tuple{argument{"x", x}, argument{"dy", dy}});
-  saved.check_apart(function, "dx", dx);
+                std::tuple{argument{"x", in}, argument{"dy", g}});
+  saved.check_apart(function, "dx", out);
   saved.check_apart(function, "dbanks.keys", dbanks.keys);
   saved.check_apart(function, "dbanks.values", dbanks.values);
   check_parameters("block_backward: w", c, w, [&](const char* name, const auto& part) {
-    check_disjoint(function, "dx", dx, name, part);
+    check_disjoint(function, "dx", out, name, part);
   });
   const char* parameters = "block_backward: dw";
   check_parameters(parameters, c, dw, [&](const char* name, const auto& part) {
     check_distinct(parameters, name, part);
-    check_disjoint(parameters, name, part, "x", x);
-    check_disjoint(parameters, name, part, "dy", dy);
-    check_disjoint(parameters, name, part, "dx", dx);
+    check_disjoint(parameters, name, part, "x", in);
+    check_disjoint(parameters, name, part, "dy", g);
+    check_disjoint(parameters, name, part, "dx", out);
     saved.check_apart(parameters, name, part);
     const auto apart_from = [&](const char* other, const auto& read) {
       check_disjoint(parameters, name, part, other, read);
@@ -169,7 +184,7 @@ recurrence_report block_backward(const B& backend, const block_config& c,
     return {};
   }
   using detail::backward_pass;
-  return backward_pass(backend, c, w, x, dy, saved, dw, dx, dbanks);
+  return backward_pass(backend, c, w, in, g, saved, dw, out, dbanks);
 }
 
 }  // namespace mmrec

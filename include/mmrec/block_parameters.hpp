@@ -76,6 +76,13 @@ template <class T>
 struct linear_parameters {
   view<T, 2> weight{};
   view<T, 1> bias{};
+
+  /// Converts to those that are read.
+  template <std::same_as<T> U>
+    requires(!std::is_const_v<U>)
+  operator linear_parameters<const U>() const {
+    return {weight, bias};
+  }
 };
 
 /// Views of one block's parts; T is const for parameters that are read.
@@ -104,6 +111,22 @@ struct block_parameters {
           base += n;
         });
   }
+  /// Parameters convert to those that are read.
+  template <class U>
+    requires(std::same_as<const U, T> && !std::same_as<U, T>)
+  block_parameters(const block_parameters<U>& w)
+      : qkvz(w.qkvz),
+        gate(w.gate),
+        mix(w.mix),
+        decay(w.decay),
+        context(w.context),
+        attention_query(w.attention_query),
+        attention_out(w.attention_out),
+        out(w.out),
+        ffn_in(w.ffn_in),
+        ffn_out(w.ffn_out),
+        norm1(w.norm1),
+        norm2(w.norm2) {}
 
   /// The parts in storage order, by the names of the MM-Rec reference model: layer(names, weight,
   /// bias, outputs, inputs) for every linear layer and norm(name, weight, n) for every norm. W_q,

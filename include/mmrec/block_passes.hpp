@@ -34,15 +34,14 @@ recurrence_report forward_pass(const B& backend, const block_config& c,
 
   const decay_branch_saved<T> decay{saved.decay_pre, saved.decay_hidden, saved.decay_factor};
   if (c.decay == decay_kind::mdi) {
-    decay_branch<activation::gelu>(backend, view<const T, 2>(at.z), w.decay, decay);
+    decay_branch<activation::gelu>(backend, at.z, w.decay, decay);
     decay_branch<activation::gelu>(
-        backend, view<const T, 2>(at.k), w.context,
+        backend, at.k, w.context,
         decay_branch_saved<T>{saved.context_pre, saved.context_hidden, saved.context_factor});
-    combine_decay(backend, view<const T, 2>(saved.decay_factor),
-                  view<const T, 2>(saved.context_factor), saved.gamma);
+    combine_decay(backend, saved.decay_factor, saved.context_factor, saved.gamma);
   } else {
-    decay_branch<activation::relu>(backend, view<const T, 2>(at.z), w.decay, decay);
-    combine_decay(backend, view<const T, 2>(saved.decay_factor), view<const T, 2>(), saved.gamma);
+    decay_branch<activation::relu>(backend, at.z, w.decay, decay);
+    combine_decay(backend, saved.decay_factor, {}, saved.gamma);
   }
   if (c.convex) transform(backend, convex_input{}, saved.z, at.z, saved.gamma);
 
@@ -242,8 +241,8 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
                         .dk = through_memory ? dtop_keys : view<State, 3>{},
                         .dv = through_memory ? dtop_values : view<State, 3>{}});
     if (through_memory) {
-      hds_top_backward(backend, view<const State, 3>(dtop_keys), dkeys);
-      hds_top_backward(backend, view<const State, 3>(dtop_values), dvalues);
+      hds_top_backward(backend, dtop_keys, dkeys);
+      hds_top_backward(backend, dtop_values, dvalues);
     }
   }
   if (dbanks.keys) transform(backend, same_value{}, dbanks.keys, dkeys);
@@ -280,21 +279,18 @@ recurrence_report backward_pass(const B& backend, const block_config& c,
   // gamma; the two factors' gradients reuse dread and dquery.
   const decay_branch_saved<T> decay{saved.decay_pre, saved.decay_hidden, saved.decay_factor};
   if (c.decay == decay_kind::mdi) {
-    combine_decay_backward(backend, view<const T, 2>(dgamma), view<const T, 2>(saved.decay_factor),
-                           view<const T, 2>(saved.context_factor), dread, dquery);
-    decay_branch_backward<activation::gelu>(backend, view<const T, 2>(dread),
-                                            view<const T, 2>(at.z), w.decay, decay, dw.decay,
-                                            d_at.z, true);
+    combine_decay_backward(backend, dgamma, saved.decay_factor, saved.context_factor, dread,
+                           dquery);
+    decay_branch_backward<activation::gelu>(backend, dread, at.z, w.decay, decay, dw.decay, d_at.z,
+                                            true);
     decay_branch_backward<activation::gelu>(
-        backend, view<const T, 2>(dquery), view<const T, 2>(at.k), w.context,
+        backend, dquery, at.k, w.context,
         decay_branch_saved<T>{saved.context_pre, saved.context_hidden, saved.context_factor},
         dw.context, d_at.k, false);
   } else {
-    combine_decay_backward(backend, view<const T, 2>(dgamma), view<const T, 2>(saved.decay_factor),
-                           view<const T, 2>(), dread, view<T, 2>());
-    decay_branch_backward<activation::relu>(backend, view<const T, 2>(dread),
-                                            view<const T, 2>(at.z), w.decay, decay, dw.decay,
-                                            d_at.z, true);
+    combine_decay_backward(backend, dgamma, saved.decay_factor, {}, dread, {});
+    decay_branch_backward<activation::relu>(backend, dread, at.z, w.decay, decay, dw.decay, d_at.z,
+                                            true);
     fill(backend, d_at.k, 0);
   }
 

@@ -35,6 +35,13 @@ struct decay_branch_weights {
   view<T, 1> b0{};
   view<T, 2> w2{};  ///< (D, I)
   view<T, 1> b2{};
+
+  /// Converts to those that are read.
+  template <std::same_as<T> U>
+    requires(!std::is_const_v<U>)
+  operator decay_branch_weights<const U>() const {
+    return {w0, b0, w2, b2};
+  }
 };
 
 /// What a branch saves for its backward.
@@ -78,15 +85,17 @@ auto branch_saved(const decay_branch_saved<T>& saved) {
 
 }  // namespace detail
 
-template <class Activation, backend_tag B, element T>
-void decay_branch(const B& backend, const view<const T, 2>& x,
-                  const decay_branch_weights<const T>& w, const decay_branch_saved<T>& saved) {
+template <class Activation, backend_tag B, readable_array<2> X>
+void decay_branch(const B& backend, const X& x, const decay_branch_weights<const element_of<X>>& w,
+                  const decay_branch_saved<element_of<X>>& saved) {
+  using T = element_of<X>;
   require_built<B>();
   const char* function = "decay_branch";
-  detail::check_branch<Activation>(function, x, w, saved);
-  check_outputs(function, detail::branch_saved<Activation>(saved), detail::branch_inputs(x, w));
+  const view<const T, 2> in = as_view(x);
+  detail::check_branch<Activation>(function, in, w, saved);
+  check_outputs(function, detail::branch_saved<Activation>(saved), detail::branch_inputs(in, w));
   linear<Activation>(
-      backend, x, w.w0, saved.hidden,
+      backend, in, w.w0, saved.hidden,
       {.bias = w.b0,
        .preactivation = Activation::saves_output ? view<T, 2>{} : saved.preactivation});
   linear<activation::sigmoid>(backend, saved.hidden, w.w2, saved.factor, {.bias = w.b2});
@@ -94,37 +103,40 @@ void decay_branch(const B& backend, const view<const T, 2>& x,
 
 /// dfactor (rows, D) is the gradient of the branch's sigmoid; dx may be absent. Parameter gradients
 /// accumulate.
-template <class Activation, backend_tag B, element T>
-void decay_branch_backward(const B& backend, const view<const T, 2>& dfactor,
-                           const view<const T, 2>& x, const decay_branch_weights<const T>& w,
-                           const decay_branch_saved<T>& saved, const decay_branch_weights<T>& dw,
-                           const view<T, 2>& dx, bool accumulate_dx) {
+template <class Activation, backend_tag B, readable_array<2> G, readable_array<2> X>
+void decay_branch_backward(const B& backend, const G& dfactor, const X& x,
+                           const decay_branch_weights<const element_of<G>>& w,
+                           const decay_branch_saved<element_of<G>>& saved,
+                           const decay_branch_weights<element_of<G>>& dw,
+                           const view<element_of<G>, 2>& dx, bool accumulate_dx) {
+  using T = element_of<G>;
+  detail::require_one_type<T, element_of<X>>();
   require_built<B>();
   const char* function = "decay_branch_backward";
-  detail::check_branch<Activation>(function, x, w, saved);
-  check_view(function, "dfactor", dfactor, x.extents());
-  check_optional(function, "dx", dx, x.extents());
+  const view<const T, 2> g = as_view(dfactor), in = as_view(x);
+  detail::check_branch<Activation>(function, in, w, saved);
+  check_view(function, "dfactor", g, in.extents());
+  check_optional(function, "dx", dx, in.extents());
   check_optional(function, "dw.w0", dw.w0, w.w0.extents());
   check_optional(function, "dw.b0", dw.b0, {w.w0.extent(0)});
   check_optional(function, "dw.w2", dw.w2, w.w2.extents());
   check_optional(function, "dw.b2", dw.b2, {w.w2.extent(0)});
-  check_outputs(
-      function,
-      std::tuple{argument{"dx", dx}, argument{"dw.w0", dw.w0}, argument{"dw.b0", dw.b0},
-                 argument{"dw.w2", dw.w2}, argument{"dw.b2", dw.b2}},
-      std::tuple_cat(std::tuple{argument{"dfactor", dfactor}}, detail::branch_inputs(x, w),
-                     detail::branch_saved<Activation>(saved)));
+  check_outputs(function,
+                std::tuple{argument{"dx", dx}, argument{"dw.w0", dw.w0}, argument{"dw.b0", dw.b0},
+                           argument{"dw.w2", dw.w2}, argument{"dw.b2", dw.b2}},
+                std::tuple_cat(std::tuple{argument{"dfactor", g}}, detail::branch_inputs(in, w),
+                               detail::branch_saved<Activation>(saved)));
   const scratch_for<B, T> memory(
       backend, static_cast<std::size_t>(std::max<index_t>(1, saved.hidden.size())));
   const view<T, 2> dhidden{memory.data(), saved.hidden.extents()};
-  linear_backward<activation::sigmoid>(backend, dfactor, saved.hidden, w.w2,
+  linear_backward<activation::sigmoid>(backend, g, saved.hidden, w.w2,
                                        {.saved = saved.factor,
                                         .dx = dhidden,
                                         .dw = dw.w2,
                                         .dbias = dw.b2,
                                         .accumulate_parameters = true});
   linear_backward<Activation>(
-      backend, dhidden, x, w.w0,
+      backend, dhidden, in, w.w0,
       {.saved = Activation::saves_output ? saved.hidden : saved.preactivation,
        .dx = dx,
        .dw = dw.w0,
@@ -188,41 +200,48 @@ struct integration_gradient {
 
 }  // namespace detail
 
-/// gamma = clamp(f) or clamp(f o context).
-template <backend_tag B, element T>
-void combine_decay(const B& backend, const view<const T, 2>& factor,
-                   const view<const T, 2>& context, const view<T, 2>& gamma) {
+/// gamma = clamp(f) or, unless context is absent, clamp(f o context).
+template <backend_tag B, readable_array<2> F, writable_array<2> Gamma>
+void combine_decay(const B& backend, const F& factor, const view<const element_of<F>, 2>& context,
+                   const Gamma& gamma) {
+  using T = element_of<F>;
+  detail::require_one_type<T, element_of<Gamma>>();
   require_built<B>();
-  check_view("combine_decay", "gamma", gamma, factor.extents());
-  check_optional("combine_decay", "context", context, factor.extents());
-  check_outputs("combine_decay", std::tuple{argument{"gamma", gamma}},
-                std::tuple{argument{"factor", unless_same(factor, gamma)},
-                           argument{"context", unless_same(context, gamma)}});
+  const view<const T, 2> f = as_view(factor);
+  const view<T, 2> out = as_view(gamma);
+  check_view("combine_decay", "gamma", out, f.extents());
+  check_optional("combine_decay", "context", context, f.extents());
+  check_outputs("combine_decay", std::tuple{argument{"gamma", out}},
+                std::tuple{argument{"factor", unless_same(f, out)},
+                           argument{"context", unless_same(context, out)}});
   if (context)
-    transform(backend, detail::clamped_decay{}, gamma, factor, context);
+    transform(backend, detail::clamped_decay{}, out, f, context);
   else
-    transform(backend, detail::clamped_decay{}, gamma, factor);
+    transform(backend, detail::clamped_decay{}, out, f);
 }
 
 /// From dgamma to the gradients of the two factors (dcontext absent if there was no context).
-template <backend_tag B, element T>
-void combine_decay_backward(const B& backend, const view<const T, 2>& dgamma,
-                            const view<const T, 2>& factor, const view<const T, 2>& context,
-                            const view<T, 2>& dfactor, const view<T, 2>& dcontext) {
+template <backend_tag B, readable_array<2> G, readable_array<2> F, writable_array<2> D>
+void combine_decay_backward(const B& backend, const G& dgamma, const F& factor,
+                            const view<const element_of<G>, 2>& context, const D& dfactor,
+                            const view<element_of<G>, 2>& dcontext) {
+  using T = element_of<G>;
+  detail::require_one_type<T, element_of<F>, element_of<D>>();
   require_built<B>();
   const char* function = "combine_decay_backward";
-  check_view(function, "dgamma", dgamma, factor.extents());
-  check_view(function, "dfactor", dfactor, factor.extents());
-  check_optional(function, "context", context, factor.extents());
+  const view<const T, 2> g = as_view(dgamma), f = as_view(factor);
+  const view<T, 2> df = as_view(dfactor);
+  check_view(function, "dgamma", g, f.extents());
+  check_view(function, "dfactor", df, f.extents());
+  check_optional(function, "context", context, f.extents());
   if (context)
     check_view(function, "dcontext", dcontext, context.extents());
   else if (dcontext)
     throw error(function, "dcontext", "none without a context", "one");
   if (context)
-    transform(backend, detail::clamped_decay_gradient{}, std::tuple{dfactor, dcontext}, dgamma,
-              factor, context);
+    transform(backend, detail::clamped_decay_gradient{}, std::tuple{df, dcontext}, g, f, context);
   else
-    transform(backend, detail::clamped_decay_gradient{}, dfactor, dgamma, factor);
+    transform(backend, detail::clamped_decay_gradient{}, df, g, f);
 }
 
 namespace detail {
@@ -242,60 +261,74 @@ void check_integrate(const char* function, const view<const T, 2>& z, const view
 
 /// h_new = (1 - g) o p + g o z + gamma o p with g = sigma(W_g [z; p] + b), saved in `gate`. h_new
 /// may be p; the backward needs p as it was.
-template <backend_tag B, element T>
-void integrate(const B& backend, const view<const T, 2>& z, const view<const T, 2>& p,
-               const view<const T, 2>& gamma, const view<const T, 2>& w,
-               const view<const T, 1>& bias, const view<T, 2>& gate, const view<T, 2>& h_new) {
+template <backend_tag B, readable_array<2> Z, readable_array<2> P, readable_array<2> Gamma,
+          readable_array<2> W, writable_array<2> Gate, writable_array<2> H>
+void integrate(const B& backend, const Z& z, const P& p, const Gamma& gamma, const W& w,
+               const view<const element_of<Z>, 1>& bias, const Gate& gate, const H& h_new) {
+  using T = element_of<Z>;
+  detail::require_one_type<T, element_of<P>, element_of<Gamma>, element_of<W>, element_of<Gate>,
+                           element_of<H>>();
   require_built<B>();
   const char* function = "integrate";
-  const index_t d = z.extent(1);
-  detail::check_integrate<T>(function, z, p, gamma, w, gate);
+  const view<const T, 2> in = as_view(z), state = as_view(p), decay = as_view(gamma),
+                         weight = as_view(w);
+  const view<T, 2> g = as_view(gate), out = as_view(h_new);
+  const index_t d = in.extent(1);
+  detail::check_integrate<T>(function, in, state, decay, weight, g);
   check_optional(function, "bias", bias, {d});
-  check_view(function, "h_new", h_new, z.extents());
-  check_outputs(function, std::tuple{argument{"gate", gate}, argument{"h_new", h_new}},
-                std::tuple{argument{"z", z}, argument{"p", unless_same(p, h_new)},
-                           argument{"gamma", gamma}, argument{"w", w}, argument{"bias", bias}});
-  const scratch_for<B, T> memory(backend, static_cast<std::size_t>(std::max<index_t>(1, z.size())));
-  const view<T, 2> from_state{memory.data(), z.extents()};
-  linear(backend, p, w.slice(1, d, d), from_state);
-  linear(backend, z, w.slice(1, 0, d), gate, {.bias = bias});
-  transform(backend, detail::integration{}, std::tuple{gate, h_new}, gate, from_state, z, p, gamma);
+  check_view(function, "h_new", out, in.extents());
+  check_outputs(
+      function, std::tuple{argument{"gate", g}, argument{"h_new", out}},
+      std::tuple{argument{"z", in}, argument{"p", unless_same(state, out)},
+                 argument{"gamma", decay}, argument{"w", weight}, argument{"bias", bias}});
+  const scratch_for<B, T> memory(backend,
+                                 static_cast<std::size_t>(std::max<index_t>(1, in.size())));
+  const view<T, 2> from_state{memory.data(), in.extents()};
+  linear(backend, state, weight.slice(1, d, d), from_state);
+  linear(backend, in, weight.slice(1, 0, d), g, {.bias = bias});
+  transform(backend, detail::integration{}, std::tuple{g, out}, g, from_state, in, state, decay);
 }
 
 /// dz and dp are overwritten; dgamma, dw and db accumulate.
-template <backend_tag B, element T>
-void integrate_backward(const B& backend, const view<const T, 2>& dh, const view<const T, 2>& z,
-                        const view<const T, 2>& p, const view<const T, 2>& gamma,
-                        const view<const T, 2>& w, const view<const T, 2>& gate,
-                        const view<T, 2>& dz, const view<T, 2>& dp, const view<T, 2>& dgamma,
-                        const view<T, 2>& dw, const view<T, 1>& db) {
+template <backend_tag B, readable_array<2> G, readable_array<2> Z, readable_array<2> P,
+          readable_array<2> Gamma, readable_array<2> W, readable_array<2> Gate>
+void integrate_backward(const B& backend, const G& dh, const Z& z, const P& p, const Gamma& gamma,
+                        const W& w, const Gate& gate, const view<element_of<G>, 2>& dz,
+                        const view<element_of<G>, 2>& dp, const view<element_of<G>, 2>& dgamma,
+                        const view<element_of<G>, 2>& dw, const view<element_of<G>, 1>& db) {
+  using T = element_of<G>;
+  detail::require_one_type<T, element_of<Z>, element_of<P>, element_of<Gamma>, element_of<W>,
+                           element_of<Gate>>();
   require_built<B>();
   const char* function = "integrate_backward";
-  const index_t d = z.extent(1);
-  detail::check_integrate(function, z, p, gamma, w, gate);
-  check_view(function, "dh", dh, z.extents());
-  check_view(function, "dz", dz, z.extents());
-  check_view(function, "dp", dp, z.extents());
-  check_view(function, "dgamma", dgamma, z.extents());
-  check_view(function, "dw", dw, w.extents());
+  const view<const T, 2> e = as_view(dh), in = as_view(z), state = as_view(p),
+                         decay = as_view(gamma), weight = as_view(w), g = as_view(gate);
+  const index_t d = in.extent(1);
+  detail::check_integrate(function, in, state, decay, weight, g);
+  check_view(function, "dh", e, in.extents());
+  check_view(function, "dz", dz, in.extents());
+  check_view(function, "dp", dp, in.extents());
+  check_view(function, "dgamma", dgamma, in.extents());
+  check_view(function, "dw", dw, weight.extents());
   check_optional(function, "db", db, {d});
   check_outputs(function,
                 std::tuple{argument{"dz", dz}, argument{"dp", dp}, argument{"dgamma", dgamma},
                            argument{"dw", dw}, argument{"db", db}},
-                std::tuple{argument{"dh", dh}, argument{"z", z}, argument{"p", p},
-                           argument{"gamma", gamma}, argument{"w", w}, argument{"gate", gate}});
-  const scratch_for<B, T> memory(backend, static_cast<std::size_t>(std::max<index_t>(1, z.size())));
-  const view<T, 2> du{memory.data(), z.extents()};
-  transform(backend, detail::integration_gradient{}, std::tuple{du, dz, dp, dgamma}, dh, z, p,
-            gamma, gate, dgamma);
-  linear_backward(backend, du, z, w.slice(1, 0, d),
+                std::tuple{argument{"dh", e}, argument{"z", in}, argument{"p", state},
+                           argument{"gamma", decay}, argument{"w", weight}, argument{"gate", g}});
+  const scratch_for<B, T> memory(backend,
+                                 static_cast<std::size_t>(std::max<index_t>(1, in.size())));
+  const view<T, 2> du{memory.data(), in.extents()};
+  transform(backend, detail::integration_gradient{}, std::tuple{du, dz, dp, dgamma}, e, in, state,
+            decay, g, dgamma);
+  linear_backward(backend, du, in, weight.slice(1, 0, d),
                   {.dx = dz,
                    .dw = dw.slice(1, 0, d),
                    .dbias = db,
                    .accumulate_dx = true,
                    .accumulate_parameters = true});
   linear_backward(
-      backend, du, p, w.slice(1, d, d),
+      backend, du, state, weight.slice(1, d, d),
       {.dx = dp, .dw = dw.slice(1, d, d), .accumulate_dx = true, .accumulate_parameters = true});
 }
 

@@ -50,20 +50,22 @@ void embedding_rows(const B& backend, const view<const Id, 1>& ids, const view<c
   });
 }
 
-template <backend_tag B, std::integral Id, readable_array<2> E, writable_array<2> Y>
-void embedding(const B& backend, const view<const Id, 1>& ids, const E& table, const Y& y) {
+template <backend_tag B, integer_array<1> Ids, readable_array<2> E, writable_array<2> Y>
+void embedding(const B& backend, const Ids& ids, const E& table, const Y& y) {
   using T = element_of<Y>;
+  detail::require_one_type<element_of<E>, T>();
   require_built<B>();
+  const view<const element_of<Ids>, 1> list = as_view(ids);
   const view<const T, 2> from = as_view(table);
   const view<T, 2> to = as_view(y);
-  const index_t rows = ids.extent(0), n = from.extent(1);
-  check_view("embedding", "ids", ids, {rows});
+  const index_t rows = list.extent(0), n = from.extent(1);
+  check_view("embedding", "ids", list, {rows});
   check_dense("embedding", "table", from, from.extents());
   check_dense("embedding", "y", to, {rows, n});
   check_distinct("embedding", "y", to);
   check_disjoint("embedding", "y", to, "table", from);
-  check_disjoint("embedding", "y", to, "ids", ids);
-  embedding_rows(backend, ids, from, to);
+  check_disjoint("embedding", "y", to, "ids", list);
+  embedding_rows(backend, list, from, to);
 }
 
 namespace detail {
@@ -144,21 +146,22 @@ void embedding_backward_rows(const B& backend, const view<const T, 2>& from,
     detail::add_by_id(backend, from, ids, to);
 }
 
-template <backend_tag B, std::integral Id, readable_array<2> G, writable_array<2> D>
-void embedding_backward(const B& backend, const G& dy, const view<const Id, 1>& ids,
-                        const D& dtable) {
+template <backend_tag B, integer_array<1> Ids, readable_array<2> G, writable_array<2> D>
+void embedding_backward(const B& backend, const G& dy, const Ids& ids, const D& dtable) {
   using T = element_of<D>;
+  detail::require_one_type<element_of<G>, T>();
   require_built<B>();
+  const view<const element_of<Ids>, 1> list = as_view(ids);
   const view<const T, 2> from = as_view(dy);
   const view<T, 2> to = as_view(dtable);
-  const index_t rows = ids.extent(0), n = to.extent(1);
-  check_view("embedding_backward", "ids", ids, {rows});
+  const index_t rows = list.extent(0), n = to.extent(1);
+  check_view("embedding_backward", "ids", list, {rows});
   check_dense("embedding_backward", "dtable", to, to.extents());
   check_dense("embedding_backward", "dy", from, {rows, n});
   check_distinct("embedding_backward", "dtable", to);
   check_disjoint("embedding_backward", "dtable", to, "dy", from);
-  check_disjoint("embedding_backward", "dtable", to, "ids", ids);
-  embedding_backward_rows(backend, from, ids, to);
+  check_disjoint("embedding_backward", "dtable", to, "ids", list);
+  embedding_backward_rows(backend, from, list, to);
 }
 
 }  // namespace mmrec

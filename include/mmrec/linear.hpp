@@ -116,8 +116,7 @@ template <activation_function Activation = activation::identity, backend_tag B, 
 void linear(const B& backend, const X& x, const W& w, const Y& y,
             const linear_options<element_of<Y>>& options = {}) {
   using T = element_of<Y>;
-  static_assert(std::same_as<element_of<X>, T> && std::same_as<element_of<W>, T>,
-                "mmrec: the arrays of one call must have one element type (convert first)");
+  detail::require_one_type<T, element_of<X>, element_of<W>>();
   require_built<B>();
   const view<const T, 2> in = as_view(x), weight = as_view(w);
   const view<T, 2> out = as_view(y);
@@ -135,8 +134,7 @@ template <activation_function Activation = activation::identity, backend_tag B, 
 void linear(const B& backend, const X& x, const packed_weights<B, element_of<Y>>& w, const Y& y,
             const linear_options<element_of<Y>>& options = {}) {
   using T = element_of<Y>;
-  static_assert(std::same_as<element_of<X>, T>,
-                "mmrec: the arrays of one call must have one element type (convert first)");
+  detail::require_one_type<T, element_of<X>>();
   require_built<B>();
   const view<const T, 2> in = as_view(x);
   const view<T, 2> out = as_view(y);
@@ -157,8 +155,7 @@ template <activation_function Activation = activation::identity, backend_tag B, 
 void linear_backward(const B& backend, const G& dy, const X& x, const W& w,
                      const linear_gradients<element_of<G>>& gradients) {
   using T = element_of<G>;
-  static_assert(std::same_as<element_of<X>, T> && std::same_as<element_of<W>, T>,
-                "mmrec: the arrays of one call must have one element type (convert first)");
+  detail::require_one_type<T, element_of<X>, element_of<W>>();
   require_built<B>();
   const view<const T, 2> g = as_view(dy), in = as_view(x), weight = as_view(w);
   const char* function = "linear_backward";

@@ -121,30 +121,30 @@ double value_of(const B&, const char*, const F& f) {
 }
 
 /// Writes the mean to loss(0).
-template <backend_tag B, readable_array<2> L, std::integral Id>
-void cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& targets,
+template <backend_tag B, readable_array<2> L, integer_array<1> Ids>
+void cross_entropy(const B& backend, const L& logits, const Ids& targets,
                    const view<double, 1>& loss,
                    const cross_entropy_options<element_of<L>>& options) {
-  using T = element_of<L>;
   require_built<B>();
   const char* function = "cross_entropy";
-  const view<const T, 2> in = as_view(logits);
+  const view<const element_of<L>, 2> in = as_view(logits);
+  const view<const element_of<Ids>, 1> list = as_view(targets);
   check_dense(function, "logits", in, in.extents());
-  check_view(function, "targets", targets, {in.extent(0)});
+  check_view(function, "targets", list, {in.extent(0)});
   check_view(function, "loss", loss, {1});
   check_optional_dense(function, "dlogits", options.dlogits, in.extents());
   check_distinct(function, "dlogits", options.dlogits);
   check_disjoint_or_same(function, "dlogits", options.dlogits, "logits", in);
-  check_disjoint(function, "dlogits", options.dlogits, "targets", targets);
+  check_disjoint(function, "dlogits", options.dlogits, "targets", list);
   check_disjoint(function, "loss", loss, "logits", in);
-  check_disjoint(function, "loss", loss, "targets", targets);
+  check_disjoint(function, "loss", loss, "targets", list);
   check_disjoint(function, "loss", loss, "dlogits", options.dlogits);
-  cross_entropy_rows(backend, in, targets, loss.data_handle(), options);
+  cross_entropy_rows(backend, in, list, loss.data_handle(), options);
 }
 
 /// Returns the mean.
-template <backend_tag B, readable_array<2> L, std::integral Id>
-double cross_entropy(const B& backend, const L& logits, const view<const Id, 1>& targets,
+template <backend_tag B, readable_array<2> L, integer_array<1> Ids>
+double cross_entropy(const B& backend, const L& logits, const Ids& targets,
                      const cross_entropy_options<element_of<L>>& options = {}) {
   require_built<B>();
   return value_of(backend, "cross_entropy", [&](double* loss) {

@@ -27,7 +27,7 @@
 //   auto state = memory_state<float>::make(batch, width,
 //                                          initial_bank<float>(slots, width, seed, 0),
 //                                          initial_bank<float>(slots, width, seed, 1));
-//   hds_top(backend::simd{}, view<const float, 3>(state.keys_view()), keys);
+//   hds_top(backend::simd{}, state.keys_view(), keys);
 //   hds_top_backward(backend::simd{}, dkeys, dslots);
 #pragma once
 
@@ -81,16 +81,20 @@ void pool_slots(const B& backend, const view<const T, 3>& level, const view<T, 3
 }
 
 /// next[b, i] = mean of level[b, i * stride .. (i + 1) * stride), stride = slots / next slots.
-template <backend_tag B, element T>
-void hds_pool(const B& backend, const view<const T, 3>& level, const view<T, 3>& next) {
+template <backend_tag B, readable_array<3> Level, writable_array<3> Next>
+void hds_pool(const B& backend, const Level& level, const Next& next) {
+  using T = element_of<Next>;
+  detail::require_one_type<element_of<Level>, T>();
   require_built<B>();
-  const index_t stride = detail::check_pool("hds_pool", level.extent(1), next.extent(1)),
-                d = level.extent(2);
-  check_dense("hds_pool", "level", level, level.extents());
-  check_dense("hds_pool", "next", next, {level.extent(0), next.extent(1), d});
-  check_distinct("hds_pool", "next", next);
-  check_disjoint("hds_pool", "next", next, "level", level);
-  pool_slots(backend, level, next, stride);
+  const view<const T, 3> from = as_view(level);
+  const view<T, 3> to = as_view(next);
+  const index_t stride = detail::check_pool("hds_pool", from.extent(1), to.extent(1)),
+                d = from.extent(2);
+  check_dense("hds_pool", "level", from, from.extents());
+  check_dense("hds_pool", "next", to, {from.extent(0), to.extent(1), d});
+  check_distinct("hds_pool", "next", to);
+  check_disjoint("hds_pool", "next", to, "level", from);
+  pool_slots(backend, from, to, stride);
 }
 
 /// What hds_pool_backward does once its arguments are checked.
@@ -113,51 +117,63 @@ void pool_slots_backward(const B& backend, const view<const T, 3>& dnext, const 
 }
 
 /// dlevel += its share of dnext.
-template <backend_tag B, element T>
-void hds_pool_backward(const B& backend, const view<const T, 3>& dnext, const view<T, 3>& dlevel) {
+template <backend_tag B, readable_array<3> G, writable_array<3> D>
+void hds_pool_backward(const B& backend, const G& dnext, const D& dlevel) {
+  using T = element_of<D>;
+  detail::require_one_type<element_of<G>, T>();
   require_built<B>();
-  const index_t stride = detail::check_pool("hds_pool_backward", dlevel.extent(1), dnext.extent(1)),
-                d = dlevel.extent(2);
-  check_dense("hds_pool_backward", "dlevel", dlevel, dlevel.extents());
-  check_dense("hds_pool_backward", "dnext", dnext, {dlevel.extent(0), dnext.extent(1), d});
-  check_distinct("hds_pool_backward", "dlevel", dlevel);
-  check_disjoint("hds_pool_backward", "dlevel", dlevel, "dnext", dnext);
-  pool_slots_backward(backend, dnext, dlevel, stride);
+  const view<const T, 3> from = as_view(dnext);
+  const view<T, 3> to = as_view(dlevel);
+  const index_t stride = detail::check_pool("hds_pool_backward", to.extent(1), from.extent(1)),
+                d = to.extent(2);
+  check_dense("hds_pool_backward", "dlevel", to, to.extents());
+  check_dense("hds_pool_backward", "dnext", from, {to.extent(0), from.extent(1), d});
+  check_distinct("hds_pool_backward", "dlevel", to);
+  check_disjoint("hds_pool_backward", "dlevel", to, "dnext", from);
+  pool_slots_backward(backend, from, to, stride);
 }
 
 /// From the slots to the top level through level 1.
-template <backend_tag B, element T>
-void hds_top(const B& backend, const view<const T, 3>& slots, const view<T, 3>& top) {
+template <backend_tag B, readable_array<3> Slots, writable_array<3> Top>
+void hds_top(const B& backend, const Slots& slots, const Top& top) {
+  using T = element_of<Top>;
+  detail::require_one_type<element_of<Slots>, T>();
   require_built<B>();
-  const auto levels = hds_slots(slots.extent(1));
-  const index_t batch = slots.extent(0), d = slots.extent(2);
-  check_dense("hds_top", "slots", slots, slots.extents());
-  check_dense("hds_top", "top", top, {batch, levels[2], d});
-  check_distinct("hds_top", "top", top);
-  check_disjoint("hds_top", "top", top, "slots", slots);
+  const view<const T, 3> from = as_view(slots);
+  const view<T, 3> to = as_view(top);
+  const auto levels = hds_slots(from.extent(1));
+  const index_t batch = from.extent(0), d = from.extent(2);
+  check_dense("hds_top", "slots", from, from.extents());
+  check_dense("hds_top", "top", to, {batch, levels[2], d});
+  check_distinct("hds_top", "top", to);
+  check_disjoint("hds_top", "top", to, "slots", from);
   const scratch_for<B, T> memory(
       backend, static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
   const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
-  hds_pool(backend, slots, middle);
-  hds_pool(backend, view<const T, 3>(middle), top);
+  hds_pool(backend, from, middle);
+  hds_pool(backend, middle, to);
 }
 
 /// dslots += the gradient of hds_top.
-template <backend_tag B, element T>
-void hds_top_backward(const B& backend, const view<const T, 3>& dtop, const view<T, 3>& dslots) {
+template <backend_tag B, readable_array<3> G, writable_array<3> D>
+void hds_top_backward(const B& backend, const G& dtop, const D& dslots) {
+  using T = element_of<D>;
+  detail::require_one_type<element_of<G>, T>();
   require_built<B>();
-  const auto levels = hds_slots(dslots.extent(1));
-  const index_t batch = dslots.extent(0), d = dslots.extent(2);
-  check_dense("hds_top_backward", "dslots", dslots, dslots.extents());
-  check_dense("hds_top_backward", "dtop", dtop, {batch, levels[2], d});
-  check_distinct("hds_top_backward", "dslots", dslots);
-  check_disjoint("hds_top_backward", "dslots", dslots, "dtop", dtop);
+  const view<const T, 3> from = as_view(dtop);
+  const view<T, 3> to = as_view(dslots);
+  const auto levels = hds_slots(to.extent(1));
+  const index_t batch = to.extent(0), d = to.extent(2);
+  check_dense("hds_top_backward", "dslots", to, to.extents());
+  check_dense("hds_top_backward", "dtop", from, {batch, levels[2], d});
+  check_distinct("hds_top_backward", "dslots", to);
+  check_disjoint("hds_top_backward", "dslots", to, "dtop", from);
   const scratch_for<B, T> memory(
       backend, static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
   const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
   fill(backend, middle, 0);
-  hds_pool_backward(backend, dtop, middle);
-  hds_pool_backward(backend, view<const T, 3>(middle), dslots);
+  hds_pool_backward(backend, from, middle);
+  hds_pool_backward(backend, middle, to);
 }
 
 /// The state of one block for a batch of sequences: plain data, copied like a value, saved like any

@@ -77,55 +77,58 @@ class model_pass {
   const recurrence_report& report() const { return report_; }
 
   /// Logits only. Advances the state.
-  template <backend_tag B, std::integral Id>
-  void forward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
+  template <backend_tag B, integer_array<2> Ids>
+  void forward(const B& backend, const model<T, Memory>& m, const Ids& ids,
                model_state<State, Memory>& state, const block_dropout& drop = {}) {
     require_built<B>();
     require_memory<B, Memory>();
-    check<B>("model_pass::forward", m, ids);
+    const view<const element_of<Ids>, 2> in = as_view(ids);
+    check<B>("model_pass::forward", m, in);
     check_state("model_pass::forward", m, state);
-    run(backend, m, ids, drop, [&](index_t i) -> memory_state<State, Memory>& {
+    run(backend, m, in, drop, [&](index_t i) -> memory_state<State, Memory>& {
       return state.blocks[static_cast<std::size_t>(i)];
     });
   }
 
   /// Writes the loss to loss(0), in the backend's memory; with `for_backward` the logits become its
   /// gradient times `scale`.
-  template <backend_tag B, std::integral Id>
-  void forward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
-               const view<const Id, 2>& targets, model_state<State, Memory>& state,
-               const view<double, 1>& loss, bool for_backward = false, double scale = 1,
-               const block_dropout& drop = {}) {
-    check_loss<B>("model_pass::forward", targets, loss);
+  template <backend_tag B, integer_array<2> Ids, integer_array<2> Targets>
+  void forward(const B& backend, const model<T, Memory>& m, const Ids& ids, const Targets& targets,
+               model_state<State, Memory>& state, const view<double, 1>& loss,
+               bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
+    const view<const element_of<Targets>, 2> wanted = as_view(targets);
+    check_loss<B>("model_pass::forward", wanted, loss);
     forward(backend, m, ids, state, drop);
-    take_loss(backend, targets, loss, for_backward, scale);
+    take_loss(backend, wanted, loss, for_backward, scale);
   }
 
   /// The same for whole sequences, which begin with the model's banks and leave no memory. A pass
   /// that is longer than a memory block keeps a state of its own for this (update::stream).
-  template <backend_tag B, std::integral Id>
-  void forward_whole(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
-                     const view<const Id, 2>& targets, const view<double, 1>& loss,
-                     bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
+  template <backend_tag B, integer_array<2> Ids, integer_array<2> Targets>
+  void forward_whole(const B& backend, const model<T, Memory>& m, const Ids& ids,
+                     const Targets& targets, const view<double, 1>& loss, bool for_backward = false,
+                     double scale = 1, const block_dropout& drop = {}) {
     require_built<B>();
     require_memory<B, Memory>();
     const char* function = "model_pass::forward_whole";
-    check<B>(function, m, ids);
-    check_loss<B>(function, targets, loss);
+    const view<const element_of<Ids>, 2> in = as_view(ids);
+    check<B>(function, m, in);
+    const view<const element_of<Targets>, 2> wanted = as_view(targets);
+    check_loss<B>(function, wanted, loss);
     const auto& c = m.config().block;
     if (c.update == update::stream && time_ > c.memory_block) {
       m.restart(backend, own_state_, batch_);
-      forward(backend, m, ids, own_state_, drop);
+      forward(backend, m, in, own_state_, drop);
     } else {
-      run(backend, m, ids, drop, [&](index_t i) { return m.banks(i); });
+      run(backend, m, in, drop, [&](index_t i) { return m.banks(i); });
     }
-    take_loss(backend, targets, loss, for_backward, scale);
+    take_loss(backend, wanted, loss, for_backward, scale);
   }
 
   /// Returns the loss; backend::cuda waits for it.
-  template <backend_tag B, std::integral Id>
-  double forward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
-                 const view<const Id, 2>& targets, model_state<State, Memory>& state,
+  template <backend_tag B, integer_array<2> Ids, integer_array<2> Targets>
+  double forward(const B& backend, const model<T, Memory>& m, const Ids& ids,
+                 const Targets& targets, model_state<State, Memory>& state,
                  bool for_backward = false, double scale = 1, const block_dropout& drop = {}) {
     return value_of(backend, "model_pass::forward", [&](double* loss) {
       forward(backend, m, ids, targets, state, view<double, 1>{loss, {1}}, for_backward, scale,
@@ -135,20 +138,21 @@ class model_pass {
 
   /// Adds the gradients of the last forward to `gradients`, a flat array of the parameters' layout.
   /// `dbanks`, if not empty, receives the gradients of every block's banks.
-  template <backend_tag B, std::integral Id>
-  void backward(const B& backend, const model<T, Memory>& m, const view<const Id, 2>& ids,
-                std::span<T> gradients, std::span<const bank_gradients<State>> dbanks = {}) {
+  template <backend_tag B, integer_array<2> Ids>
+  void backward(const B& backend, const model<T, Memory>& m, const Ids& ids, std::span<T> gradients,
+                std::span<const bank_gradients<State>> dbanks = {}) {
     require_built<B>();
     require_memory<B, Memory>();
     const char* function = "model_pass::backward";
-    check<B>(function, m, ids);
+    const view<const element_of<Ids>, 2> in = as_view(ids);
+    check<B>(function, m, in);
     const auto& c = m.config();
     const auto size = static_cast<index_t>(m.parameters().size());
     const auto all = as_view(gradients);
     check_view(function, "gradients", all, {size});
     check_disjoint(function, "gradients", all, "parameters",
                    view<const T, 1>{m.parameters().data(), {size}});
-    check_disjoint(function, "gradients", all, "ids", ids);
+    check_disjoint(function, "gradients", all, "ids", in);
     check_banks(function, c, dbanks);
     if (!has_gradient_)
       throw error(function, "pass", "a forward with for_backward before",
@@ -176,11 +180,11 @@ class model_pass {
     for (index_t i = c.layers; i-- > 0;) {
       std::swap(dx, dnext);
       block_backward(
-          backend, c.block, m.block(w, i), view<const T, 3>(tokens(i)), view<const T, 3>(dnext),
-          blocks_[static_cast<std::size_t>(i)], m.block(g, i), dx,
+          backend, c.block, m.block(w, i), tokens(i), dnext, blocks_[static_cast<std::size_t>(i)],
+          m.block(g, i), dx,
           dbanks.empty() ? bank_gradients<State>{} : dbanks[static_cast<std::size_t>(i)]);
     }
-    embedding_backward(backend, detail::token_rows(dx), flat(ids), m.table(g));
+    embedding_backward(backend, detail::token_rows(dx), flat(in), m.table(g));
   }
 
  private:
@@ -196,9 +200,8 @@ class model_pass {
     for (index_t i = 0; i < c.layers; ++i) {
       block_dropout mine = drop;
       mine.stream += 3 * static_cast<std::uint64_t>(i);
-      const auto r =
-          block_forward(backend, c.block, m.block(w, i), view<const T, 3>(tokens(i)), tokens(i + 1),
-                        memory(i), blocks_[static_cast<std::size_t>(i)], mine);
+      const auto r = block_forward(backend, c.block, m.block(w, i), tokens(i), tokens(i + 1),
+                                   memory(i), blocks_[static_cast<std::size_t>(i)], mine);
       const bool known = r.sweeps != unknown_yet && report_.sweeps != unknown_yet;
       report_ = {r.solver, report_.windows + r.windows,
                  known ? std::max(report_.sweeps, r.sweeps) : unknown_yet,

@@ -99,6 +99,7 @@ template <backend_tag B, readable_array<2> X, readable_array<1> W, writable_arra
 void rms_norm(const B& backend, const X& x, const W& w, const Y& y,
               const rms_norm_options& options = {}) {
   using T = element_of<Y>;
+  detail::require_one_type<element_of<X>, element_of<W>, T>();
   require_built<B>();
   const view<const T, 2> in = as_view(x);
   const view<const T, 1> weight = as_view(w);
@@ -167,6 +168,7 @@ template <backend_tag B, readable_array<2> G, readable_array<2> X, readable_arra
 void rms_norm_backward(const B& backend, const G& dy, const X& x, const W& w,
                        const rms_norm_gradients<element_of<G>>& gradients) {
   using T = element_of<G>;
+  detail::require_one_type<T, element_of<X>, element_of<W>>();
   require_built<B>();
   const char* function = "rms_norm_backward";
   const view<const T, 2> g = as_view(dy), in = as_view(x);

@@ -29,7 +29,6 @@
 
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
 namespace mmrec {
 
@@ -136,30 +135,36 @@ struct adamw_update_from_memory {
 
 }  // namespace detail
 
-/// One update of a flat array, in place. (T is what w says, so that g may be a view<T> too.)
-template <backend_tag B, element T>
-void adamw(const B& backend, const view<T, 1>& w, const std::type_identity_t<view<const T, 1>>& g,
-           const view<T, 1>& m, const view<T, 1>& v, const adamw_options& o) {
+/// One update of a flat array, in place.
+template <backend_tag B, writable_array<1> W, readable_array<1> G, writable_array<1> M,
+          writable_array<1> V>
+void adamw(const B& backend, const W& w, const G& g, const M& m, const V& v,
+           const adamw_options& o) {
+  using T = element_of<W>;
+  detail::require_one_type<T, element_of<G>, element_of<M>, element_of<V>>();
   require_built<B>();
-  check_view("adamw", "w", w, w.extents());
-  check_view("adamw", "g", g, w.extents());
-  check_view("adamw", "m", m, w.extents());
-  check_view("adamw", "v", v, w.extents());
+  const view<T, 1> weights = as_view(w), first = as_view(m), second = as_view(v);
+  const view<const T, 1> gradient = as_view(g);
+  check_view("adamw", "w", weights, weights.extents());
+  check_view("adamw", "g", gradient, weights.extents());
+  check_view("adamw", "m", first, weights.extents());
+  check_view("adamw", "v", second, weights.extents());
   if (o.step < 1) throw error("adamw", "step", "1 or more", std::to_string(o.step));
   check_rate("adamw", "beta1", o.beta1);
   check_rate("adamw", "beta2", o.beta2);
   check_not_negative("adamw", "rate", o.rate);
   check_not_negative("adamw", "epsilon", o.epsilon);
   check_not_negative("adamw", "decay", o.decay);
-  check_outputs("adamw", std::tuple{argument{"w", w}, argument{"m", m}, argument{"v", v}},
-                std::tuple{argument{"g", g}});
+  check_outputs("adamw",
+                std::tuple{argument{"w", weights}, argument{"m", first}, argument{"v", second}},
+                std::tuple{argument{"g", gradient}});
   const detail::adamw_update<accumulator_t<T>> update(o, rates_of(o));
-  const std::tuple outputs{w, m, v};
+  const std::tuple outputs{weights, first, second};
   if (o.clip || o.rates)
     transform(backend, detail::adamw_update_from_memory{update, o.gradient_scale, o.clip, o.rates},
-              outputs, w, g, m, v);
+              outputs, weights, gradient, first, second);
   else
-    transform(backend, update, outputs, w, g, m, v);
+    transform(backend, update, outputs, weights, gradient, first, second);
 }
 
 namespace detail {
@@ -172,11 +177,9 @@ inline index_t norm_blocks(index_t n) { return (n + norm_block - 1) / norm_block
 
 }  // namespace detail
 
-/// Euclidean norm of a flat array, summed in double. NaN if any element is.
-template <backend_tag B, element T>
-double norm2(const B& backend, const view<const T, 1>& g) {
-  require_built<B>();
-  check_dense("norm2", "g", g, g.extents());
+/// What norm2 does once its argument is checked.
+template <loop_backend B, element T>
+double root_of_squares(const B& backend, const view<const T, 1>& g) {
   constexpr index_t block = detail::norm_block;
   constexpr std::size_t lanes = detail::norm_lanes;
   const index_t blocks = detail::norm_blocks(g.size());
@@ -206,24 +209,35 @@ double norm2(const B& backend, const view<const T, 1>& g) {
   return std::sqrt(total);
 }
 
+/// Euclidean norm of a flat array, summed in double. NaN if any element is.
+template <backend_tag B, readable_array<1> G>
+double norm2(const B& backend, const G& g) {
+  require_built<B>();
+  const view<const element_of<G>, 1> gradient = as_view(g);
+  check_dense("norm2", "g", gradient, gradient.extents());
+  return root_of_squares(backend, gradient);
+}
+
 /// The factor that brings a gradient of this norm down to `limit` (0: no limit).
 MMREC_HD inline double clip_factor(double norm, double limit) {
   return limit > 0 && norm > limit ? limit / norm : 1.0;
 }
 
-namespace detail {
-inline void check_clip(const gradient_clip* to) {
-  if (!to) throw error("clip_to", "to", "memory for the result", "a null pointer");
+/// What clip_to does once its arguments are checked.
+template <loop_backend B, element T>
+void write_clip(const B& backend, const view<const T, 1>& g, double limit, gradient_clip* to) {
+  const double norm = root_of_squares(backend, g);
+  *to = {norm, clip_factor(norm, limit)};
 }
-}  // namespace detail
 
 /// The norm and the factor for this limit, left where the backend can read them.
-template <backend_tag B, element T>
-void clip_to(const B& backend, const view<const T, 1>& g, double limit, gradient_clip* to) {
+template <backend_tag B, readable_array<1> G>
+void clip_to(const B& backend, const G& g, double limit, gradient_clip* to) {
   require_built<B>();
-  detail::check_clip(to);
-  const double norm = norm2(backend, g);
-  *to = {norm, clip_factor(norm, limit)};
+  const view<const element_of<G>, 1> gradient = as_view(g);
+  check_dense("clip_to", "g", gradient, gradient.extents());
+  if (!to) throw error("clip_to", "to", "memory for the result", "a null pointer");
+  write_clip(backend, gradient, limit, to);
 }
 
 /// Linear warm-up from 0 to `peak` over `warmup` steps, then a cosine down to `floor` at step

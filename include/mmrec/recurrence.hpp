@@ -87,6 +87,7 @@ recurrence_report recurrence(const B& backend, const Z& z, const Gamma& gamma,
                              const recurrence_weights<element_of<H>>& weights, const H& h,
                              const recurrence_options<element_of<H>>& options = {}) {
   using T = element_of<H>;
+  detail::require_one_type<element_of<Z>, element_of<Gamma>, T>();
   require_built<B>();
   const char* function = "recurrence";
   const view<const T, 3> in = as_view(z), decay = as_view(gamma);
@@ -128,6 +129,7 @@ recurrence_report recurrence_backward(const B& backend, const G& dh, const Z& z,
                                       const H& h, const recurrence_weights<element_of<G>>& weights,
                                       const recurrence_gradients<element_of<G>>& gradients) {
   using T = element_of<G>;
+  detail::require_one_type<T, element_of<Z>, element_of<Gamma>, element_of<H>>();
   require_built<B>();
   const char* function = "recurrence_backward";
   const view<const T, 3> g = as_view(dh), in = as_view(z), decay = as_view(gamma), out = as_view(h);

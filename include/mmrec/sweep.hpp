@@ -96,11 +96,5 @@ view<const T, Rank> read(const view<T, Rank>& v) {
   return v;
 }
 
-template <class... T>
-constexpr void require_one_type() {
-  static_assert((std::same_as<T, std::tuple_element_t<0, std::tuple<T...>>> && ...),
-                "mmrec: the arrays of one call must have one element type (convert first)");
-}
-
 }  // namespace detail
 }  // namespace mmrec

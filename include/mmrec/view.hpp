@@ -184,7 +184,8 @@ constexpr auto as_view(R&& r) {
   return view<T, 1>(elements.data(), {static_cast<index_t>(elements.size())});
 }
 
-/// An array of this rank whose elements mmrec can read.
+/// An array of this rank whose elements mmrec can read, const or not: what a function asks for.
+/// (Arguments that may be absent are views.)
 template <class A, std::size_t Rank>
 concept readable_array = requires(const A& a) {
   requires decltype(as_view(a))::rank() == Rank;
@@ -197,8 +198,25 @@ concept writable_array =
     readable_array<A, Rank> &&
     !std::is_const_v<typename decltype(as_view(std::declval<const A&>()))::element_type>;
 
+/// The same for ids and targets: integers of any width.
+template <class A, std::size_t Rank>
+concept integer_array = requires(const A& a) {
+  requires decltype(as_view(a))::rank() == Rank;
+  requires std::integral<typename decltype(as_view(a))::value_type>;
+};
+
 template <class A>
 using element_of = typename decltype(as_view(std::declval<const A&>()))::value_type;
+
+namespace detail {
+
+template <class First, class... Rest>
+constexpr void require_one_type() {
+  static_assert((std::same_as<First, Rest> && ...),
+                "mmrec: the arrays of one call must have one element type (convert first)");
+}
+
+}  // namespace detail
 
 /// Folds an N-dimensional array to (outer, axis, inner), the shape every sequence kernel takes.
 /// Axes before `axis` must be mergeable into one stride, and so must those behind it; row-major

@@ -82,12 +82,12 @@ void fill(const device&, const Out& out, double value) {
 }
 
 template <element T>
-double norm2(const device&, const view<const T, 1>& g) {
-  return norm2(backend::cuda{}, g);
+double root_of_squares(const device&, const view<const T, 1>& g) {
+  return root_of_squares(backend::cuda{}, g);
 }
 template <element T>
-void clip_to(const device&, const view<const T, 1>& g, double limit, gradient_clip* to) {
-  on_the_device("clip_to", [&](const backend::cuda& gpu) { clip_to(gpu, g, limit, to); });
+void write_clip(const device&, const view<const T, 1>& g, double limit, gradient_clip* to) {
+  on_the_device("clip_to", [&](const backend::cuda& gpu) { write_clip(gpu, g, limit, to); });
 }
 
 template <class Activation, element T>

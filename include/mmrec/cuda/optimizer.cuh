@@ -90,8 +90,7 @@ void enqueue_clip(const backend::cuda& on, const char* function, const view<cons
 
 /// Waits for the stream: the value is the host's.
 template <element T>
-double norm2(const backend::cuda& on, const view<const T, 1>& g) {
-  check_dense("norm2", "g", g, g.extents());
+double root_of_squares(const backend::cuda& on, const view<const T, 1>& g) {
   const cuda::stream_scratch memory(on, "norm2", sizeof(gradient_clip));
   auto* const result = reinterpret_cast<gradient_clip*>(memory.data());
   cuda::detail::enqueue_clip(on, "norm2", cuda::stored_view(g), 0, result);
@@ -105,9 +104,8 @@ double norm2(const backend::cuda& on, const view<const T, 1>& g) {
 
 /// Enqueues only: `to` is device memory.
 template <element T>
-void clip_to(const backend::cuda& on, const view<const T, 1>& g, double limit, gradient_clip* to) {
-  check_dense("clip_to", "g", g, g.extents());
-  detail::check_clip(to);
+void write_clip(const backend::cuda& on, const view<const T, 1>& g, double limit,
+                gradient_clip* to) {
   cuda::detail::enqueue_clip(on, "clip_to", cuda::stored_view(g), limit, to);
 }
 
