@@ -67,6 +67,12 @@ struct silu_plus_tanh {
     return v * math::sigmoid(u) + math::tanh(v);
   }
 };
+struct sum_of_three {
+  template <class V>
+  MMREC_HD V operator()(const V& x, const V& y, const V& z) const {
+    return x + y + z;
+  }
+};
 struct twice {
   template <class V>
   MMREC_HD std::array<V, 2> operator()(const V& v) const {
@@ -342,7 +348,7 @@ TEST_CASE("transform errors: shapes, null data, overlap", "[errors]") {
       [&](const auto& on) {
         transform(on, twice{}, std::tuple{at(0, {4, 5}), at(100, {4, 6})}, at(200, {4, 5}));
       },
-      {"transform", ": output:", "(4, 5)", "(4, 6)"});
+      {"transform", ": output 2:", "(4, 5)", "(4, 6)"});
   refused([&](const auto& on) { transform(on, same, at(0, {-4, 5}), at(100, {-4, 5})); },
           {"transform", "(-4, 5)"});
   refused(
@@ -368,17 +374,41 @@ TEST_CASE("transform errors: shapes, null data, overlap", "[errors]") {
       [&](const auto& on) {
         transform(on, twice{}, std::tuple{at(0, {4, 5}), at(19, {4, 5})}, at(200, {4, 5}));
       },
-      {"transform", ": output:", "another output"});
+      {"transform", ": output 2:", "apart from output 1,"});
   refused(
       [&](const auto& on) {
         transform(on, twice{}, std::tuple{at(0, {4, 5}), at(0, {4, 5})}, at(0, {4, 5}));
       },
-      {"transform", ": output:", "another output"});
+      {"transform", ": output 2:", "apart from output 1,"});
   refused(
       [&](const auto& on) {
         transform(on, same, view<float, 2>(memory.data(), {4, 5}, {0, 1}), at(100, {4, 5}));
       },
       {"transform", ": output:", "its own place"});
+  // Which of several it is.
+  refused(
+      [&](const auto& on) {
+        transform(on, sum_of_three{}, at(0, {4, 5}), at(50, {4, 5}), at(100, {5, 4}),
+                  at(150, {4, 5}));
+      },
+      {"transform: input 2: expected extents (4, 5), got (5, 4)"});
+  refused(
+      [&](const auto& on) {
+        transform(on, sum_of_three{}, at(0, {4, 5}), at(50, {4, 5}), at(100, {4, 5}),
+                  view<float, 2>(nullptr, {4, 5}));
+      },
+      {"transform: input 3: expected data", "null"});
+  refused(
+      [&](const auto& on) {
+        transform(on, sum_of_three{}, at(0, {4, 5}), at(50, {4, 5}), at(100, {4, 5}),
+                  at(19, {4, 5}));
+      },
+      {"transform: output: expected memory apart from input 3, got"});
+  refused(
+      [&](const auto& on) {
+        transform(on, twice{}, std::tuple{at(0, {4, 5}), at(50, {4, 5})}, at(51, {4, 5}));
+      },
+      {"transform: output 2: expected memory apart from input, got"});
   refused([&](const auto& on) { fill(on, view<float, 2>(memory.data(), {4, 5}, {1, 1}), 0); },
           {"fill: out:", "its own place"});
   refused([&](const auto& on) { fill(on, view<float, 2>(nullptr, {4, 5}), 0); },

@@ -95,31 +95,45 @@ decltype(auto) prepared(const F& f) {
     return (f);
 }
 
-/// No two outputs share memory, not even as the same view.
-template <class First, class... Rest>
-void check_apart(const First& first, const Rest&... rest) {
-  (check_disjoint("transform", "output", first, "another output", rest), ...);
-  if constexpr (sizeof...(Rest) > 0) check_apart(rest...);
+/// All checks, compiled once for operands of any types and numbers. Messages count operands from 1.
+MMREC_COLD inline void check_transform(const any_view* out, std::size_t outputs, const any_view* in,
+                                       std::size_t inputs) {
+  constexpr std::size_t last = 8;
+  static constexpr const char* output_names[last + 1] = {"output",   "output 1", "output 2",
+                                                         "output 3", "output 4", "output 5",
+                                                         "output 6", "output 7", "a later output"};
+  static constexpr const char* input_names[last + 1] = {"input",   "input 1", "input 2",
+                                                        "input 3", "input 4", "input 5",
+                                                        "input 6", "input 7", "a later input"};
+  const auto place = [](std::size_t k, std::size_t of) {
+    return of == 1 ? 0 : k < last ? k + 1 : last;
+  };
+  const auto output = [&](std::size_t k) { return output_names[place(k, outputs)]; };
+  const auto input = [&](std::size_t k) { return input_names[place(k, inputs)]; };
+  const char* const function = "transform";
+  const numbers extents = out[0].extents();
+  for (std::size_t k = 0; k < outputs; ++k) check_extents(function, output(k), out[k], extents);
+  for (std::size_t k = 0; k < inputs; ++k) check_extents(function, input(k), in[k], extents);
+  for (std::size_t k = 0; k < outputs; ++k) {
+    for (std::size_t i = 0; i < inputs; ++i)
+      check_disjoint_or_same(function, output(k), out[k], input(i), in[i]);
+    check_distinct(function, output(k), out[k]);
+    // Not even as the same view.
+    for (std::size_t i = 0; i < k; ++i)
+      check_disjoint(function, output(k), out[k], output(i), out[i]);
+  }
 }
 
-template <class B, class F, class... Out, class... In>
-void run_transform(const B& backend, const F& f, const std::tuple<Out...>& outputs,
+template <class B, class F, class First, class... Out, class... In>
+void run_transform(const B& backend, const F& f, const std::tuple<First, Out...>& outputs,
                    const In&... inputs) {
   require_built<B>();
-  const auto& extents = std::get<0>(outputs).extents();
-  std::apply([&](const auto&... out) { (check_view("transform", "output", out, extents), ...); },
-             outputs);
-  (check_view("transform", "input", inputs, extents), ...);
-  std::apply(
-      [&](const auto&... out) {
-        const auto against_inputs = [&]([[maybe_unused]] const auto& o) {
-          (check_disjoint_or_same("transform", "output", o, "an input", inputs), ...);
-        };
-        (against_inputs(out), ...);
-        (check_distinct("transform", "output", out), ...);
-        check_apart(out...);
-      },
-      outputs);
+  static_assert(((Out::rank() == First::rank()) && ...) && ((In::rank() == First::rank()) && ...),
+                "mmrec: the arrays of one transform must have one rank");
+  const auto out = std::apply(
+      [](const auto&... o) { return std::array<any_view, sizeof...(o)>{o...}; }, outputs);
+  const std::array<any_view, sizeof...(In)> in{inputs...};
+  check_transform(out.data(), out.size(), in.data(), in.size());
   if (std::get<0>(outputs).empty()) return;
   transform_kernel(backend, f, outputs, std::tuple<In...>(inputs...));
 }
