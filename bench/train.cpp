@@ -155,7 +155,7 @@ int main(int argc, char** argv) {
       const text_span own = as_text(embedded_text());
       bytes.assign(own.begin(), own.end());
     } else {
-      bytes = load_text(o.data);
+      bytes = load_text(o.data, "--data");
     }
     const corpus text(bytes, o.vocabulary == "compact", o.validation);
     trainer t(o, text);

@@ -61,7 +61,7 @@ int generate(const generate_options& o) {
   std::unique_ptr<network> net;
   byte_vocabulary vocabulary;
   {
-    const checkpoint from(o.checkpoint);
+    const checkpoint from(o.checkpoint, "--checkpoint");
     from.options("generate", settings_of(trained));
     vocabulary = from.vocabulary();
     net = make_network({.model = model_config_of(trained, vocabulary.size()),

@@ -54,7 +54,7 @@ std::string loss_text(double loss) {
 std::string cell(double value) { return std::isnan(value) ? std::string() : number_text(value); }
 
 std::vector<std::uint8_t> read_text(const run_options& o) {
-  if (!o.data.empty()) return load_text(o.data);
+  if (!o.data.empty()) return load_text(o.data, "--data");
   const text_span text = as_text(embedded_text());
   return {text.begin(), text.end()};
 }
@@ -88,9 +88,10 @@ std::optional<csv_writer> open_metrics(const run_options& o, std::int64_t done) 
       "step", "loss",          "validation_windows", "validation_stream",
       "rate", "gradient_norm", "tokens_per_second"};
   if (o.resume)
-    metrics.emplace(o.metrics, columns, resume_at{done});
+    metrics.emplace(o.metrics, columns, resume_at{done}, "--metrics");
   else
-    metrics.emplace(o.metrics, columns, o.overwrite ? existing::replace : existing::refuse);
+    metrics.emplace(o.metrics, columns, o.overwrite ? existing::replace : existing::refuse,
+                    "--metrics");
   return metrics;
 }
 
@@ -151,7 +152,7 @@ int train(run_options o, const std::set<std::string_view>& given) {
   require_isa();
   std::optional<checkpoint> from;
   if (o.resume) {
-    from.emplace(o.checkpoint);
+    from.emplace(o.checkpoint, "--checkpoint");
     from->options("pretrain", settings_of(o), given);
     require_backend(o.backend);
     check_files(o);
@@ -164,6 +165,7 @@ int train(run_options o, const std::set<std::string_view>& given) {
     };
     refuse_existing("--checkpoint", o.checkpoint, "--resume goes on with it, ");
     refuse_existing("--best", o.best, "");
+    refuse_existing("--metrics", o.metrics, "");
   }
   const auto bytes = read_text(o);
   const corpus text(bytes, o.vocabulary == "compact", o.validation);
@@ -173,8 +175,10 @@ int train(run_options o, const std::set<std::string_view>& given) {
   from.reset();
   const std::int64_t first = t.steps_done();
   // Whether files can be written is better known now than when there is something to write.
-  for (const auto* path : {&o.best, &o.plot})
-    if (!path->empty()) atomic_file{*path};
+  const std::pair<const char*, const std::string*> written[] = {
+      {"--checkpoint", &o.checkpoint}, {"--best", &o.best}, {"--plot", &o.plot}};
+  for (const auto& [option, path] : written)
+    if (!path->empty()) atomic_file(*path, option);
   auto metrics = open_metrics(o, first);
   const auto save = [&] {
     if (!o.checkpoint.empty()) save_checkpoint(o.checkpoint, t);

@@ -94,6 +94,14 @@ TEST_CASE("csv: nothing that is there is overwritten unasked", "[errors]") {
       message_of<mmrec::error>([&] { csv_writer(dir / "n.csv", {"step", "loss"}, resume_at{1}); }),
       {"begin with a step", "'x,2'"}));
   CHECK(dir.read("n.csv") == "step,loss\nx,2\n");
+  // What gave the path.
+  const auto of_option = [&](const char* name, auto how) {
+    return message_of<mmrec::error>(
+        [&] { csv_writer(dir / name, {"step", "rate"}, how, "--metrics"); });
+  };
+  CHECK(says(of_option("m.csv", existing::refuse), {"csv_writer: --metrics: expected", "m.csv"}));
+  CHECK(says(of_option("m.csv", resume_at{1}), {"csv_writer: --metrics: expected", "m.csv"}));
+  CHECK(says(of_option("no/m.csv", resume_at{1}), {"--metrics: expected", "no/m.csv"}));
   csv_writer(dir / "m.csv", {"step"}, existing::replace).row(1);
   CHECK(dir.read("m.csv") == "step\n1\n");
 }

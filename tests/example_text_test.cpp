@@ -65,6 +65,10 @@ TEST_CASE("text: files that are no text are refused by name", "[errors]") {
   CHECK(says(message_of<mmrec::error>([&] { load_text(dir.path()); }),
              {"load_text: path", "a directory"}));
   CHECK(says(message_of<mmrec::error>([] { load_text("/dev/zero"); }), {"a device or pipe"}));
+  // What gave the path.
+  for (const char* name : {"empty.txt", "absent.txt", "."})
+    CHECK(says(message_of<mmrec::error>([&] { load_text(dir / name, "--data"); }),
+               {"load_text: --data: expected", name}));
 }
 
 TEST_CASE("text: a file that may not be read is refused", "[errors]") {

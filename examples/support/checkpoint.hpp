@@ -7,7 +7,7 @@
 //
 //   save_checkpoint(path, t);
 //
-//   checkpoint from(path);                      // or says what is wrong with the file
+//   checkpoint from(path, "--checkpoint");      // or says what is wrong with the file
 //   from.options("pretrain", settings, given);  // takes those that were not given, compares others
 //   trainer t(options, text);
 //   from.restore(t);
@@ -75,11 +75,12 @@ inline void save_checkpoint(const std::filesystem::path& path, trainer& t) {
 
 class checkpoint {
  public:
-  explicit checkpoint(const std::filesystem::path& path) : file_(path) {
+  explicit checkpoint(const std::filesystem::path& path, const char* argument = "path")
+      : file_(path, argument) {
     const auto& metadata = file_.metadata();
     const auto format = metadata.find("format");
     if (format == metadata.end() || format->second != checkpoint_format)
-      throw error("checkpoint", "path",
+      throw error("checkpoint", argument,
                   "a checkpoint of pretrain (" + std::string(checkpoint_format) + ")",
                   quoted(path) + ", a safetensors file of another kind");
   }

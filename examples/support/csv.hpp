@@ -7,6 +7,8 @@
 //   log.row(1, 4.5);
 //   csv_writer more("metrics.csv", {"step", "loss"}, resume_at{1500});  // later rows go away
 //   more.row(1501, 2.25);
+//
+// Errors name the file and the constructor's last argument, the option that gave it.
 #pragma once
 
 #include "file.hpp"
@@ -51,14 +53,16 @@ inline std::string csv_field(std::string_view text) {
 class csv_writer {
  public:
   csv_writer(std::filesystem::path path, const std::vector<std::string>& columns,
-             existing policy = existing::refuse)
+             existing policy = existing::refuse, const char* argument = "path")
       : csv_writer(std::move(path), columns,
-                   O_CREAT | (policy == existing::refuse ? O_EXCL : O_TRUNC)) {
+                   O_CREAT | (policy == existing::refuse ? O_EXCL : O_TRUNC), argument) {
     write(header_);
   }
 
-  csv_writer(std::filesystem::path path, const std::vector<std::string>& columns, resume_at last)
-      : csv_writer(keep_until(std::move(path), columns, last.step), columns, 0) {}
+  csv_writer(std::filesystem::path path, const std::vector<std::string>& columns, resume_at last,
+             const char* argument = "path")
+      : csv_writer(keep_until(std::move(path), columns, last.step, argument), columns, 0,
+                   argument) {}
 
   const std::filesystem::path& path() const { return path_; }
 
@@ -77,11 +81,12 @@ class csv_writer {
   }
 
  private:
-  csv_writer(std::filesystem::path path, const std::vector<std::string>& columns, int flags)
+  csv_writer(std::filesystem::path path, const std::vector<std::string>& columns, int flags,
+             const char* argument)
       : path_(std::move(path)), header_(header_of(columns)), columns_(columns.size()) {
     fd_ = file_descriptor(::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | flags, 0666));
     if (!fd_) {
-      throw error("csv_writer", "path",
+      throw error("csv_writer", argument,
                   "a file that can be " + std::string(flags & O_EXCL ? "created" : "written"),
                   quoted(path_) + ": " + system_message(errno));
     }
@@ -99,15 +104,15 @@ class csv_writer {
   /// of the process has no newline and goes away too.
   static std::filesystem::path keep_until(std::filesystem::path path,
                                           const std::vector<std::string>& columns,
-                                          std::int64_t last) {
+                                          std::int64_t last, const char* argument) {
     const std::string header = header_of(columns);
     std::string kept = header;
     if (std::filesystem::exists(path)) {
-      const auto bytes = read_bytes("csv_writer", path);
+      const auto bytes = read_bytes("csv_writer", path, argument);
       std::string_view rest(reinterpret_cast<const char*>(bytes.data()), bytes.size());
       if (!header.starts_with(rest) &&
           !rest.starts_with(header)) {  // the former: cut off in the header
-        throw error("csv_writer", "path",
+        throw error("csv_writer", argument,
                     "a file with the header '" + header.substr(0, header.size() - 1) + "'",
                     quoted(path) + " with '" +
                         std::string(rest.substr(0, rest.find('\n'))).substr(0, 80) + "'");
@@ -117,14 +122,14 @@ class csv_writer {
         std::int64_t step = 0;
         const auto [stop, code] = std::from_chars(rest.data(), rest.data() + end, step);
         if (code != std::errc() || (*stop != ',' && *stop != '\n')) {
-          throw error("csv_writer", "path", "rows that begin with a step",
+          throw error("csv_writer", argument, "rows that begin with a step",
                       quoted(path) + " with '" +
                           std::string(rest.substr(0, std::min<std::size_t>(end, 80))) + "'");
         }
         if (step <= last) kept += rest.substr(0, end + 1);
       }
     }
-    write_text_atomically(path, kept);
+    write_text_atomically(path, kept, argument);
     return path;
   }
 

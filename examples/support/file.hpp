@@ -7,6 +7,8 @@
 //   atomic_file out(path);   // writes path.partial
 //   out.write(bytes);
 //   out.commit();            // now it is path; without commit() the partial file is removed
+//
+// Errors name the file and what the caller has for it: "path", or the option that gave it.
 #pragma once
 
 #include <mmrec/error.hpp>
@@ -74,12 +76,12 @@ inline void write_all(std::string_view function, const std::filesystem::path& pa
 /// A regular file that is open for reading. Anything else is an error that names it.
 class input_file {
  public:
-  input_file(std::string_view function, std::filesystem::path path)
+  input_file(std::string_view function, std::filesystem::path path, const char* argument = "path")
       : function_(function),
         path_(std::move(path)),
         fd_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
     if (!fd_)
-      throw error(function_, "path", "a readable file",
+      throw error(function_, argument, "a readable file",
                   quoted(path_) + ": " + system_message(errno));
     struct stat info = {};
     if (::fstat(fd_.get(), &info) != 0) {
@@ -87,9 +89,9 @@ class input_file {
                             "cannot examine " + quoted(path_) + ": " + system_message(errno));
     }
     if (S_ISDIR(info.st_mode))
-      throw error(function_, "path", "a file", quoted(path_) + ", a directory");
+      throw error(function_, argument, "a file", quoted(path_) + ", a directory");
     if (!S_ISREG(info.st_mode)) {
-      throw error(function_, "path", "a regular file", quoted(path_) + ", a device or pipe");
+      throw error(function_, argument, "a regular file", quoted(path_) + ", a device or pipe");
     }
     size_ = static_cast<std::uint64_t>(info.st_size);
   }
@@ -121,8 +123,9 @@ class input_file {
 
 /// The whole file.
 inline std::vector<std::byte> read_bytes(std::string_view function,
-                                         const std::filesystem::path& path) {
-  input_file in(function, path);
+                                         const std::filesystem::path& path,
+                                         const char* argument = "path") {
+  input_file in(function, path, argument);
   std::vector<std::byte> bytes(in.size());
   bytes.resize(in.read(bytes));
   return bytes;
@@ -134,24 +137,24 @@ inline std::vector<std::byte> read_bytes(std::string_view function,
 /// the name is a symbolic link, the file that it leads to is what is written.
 class atomic_file {
  public:
-  explicit atomic_file(const std::filesystem::path& path)
-      : path_(target_of(path)), partial_(path_) {
+  explicit atomic_file(const std::filesystem::path& path, const char* argument = "path")
+      : path_(target_of(path, argument)), partial_(path_) {
     partial_ += ".partial";
     std::error_code
         ignored;  // what cannot be examined cannot be opened either: the next step says why
     if (!path_.has_filename() || std::filesystem::is_directory(path_, ignored)) {
-      throw error(function, "path", "the name of a file", quoted(path_) + ", a directory");
+      throw error(function, argument, "the name of a file", quoted(path_) + ", a directory");
     }
     // To rename would put a file in the place of a device.
     if (std::filesystem::exists(path_, ignored) &&
         !std::filesystem::is_regular_file(path_, ignored))
-      throw error(function, "path", "a regular file", quoted(path_) + ", a device or pipe");
+      throw error(function, argument, "a regular file", quoted(path_) + ", a device or pipe");
     // The previous owner may rename the file between our open and our lock: then it is no longer
     // the partial file, and we start again.
     for (;;) {
       file_descriptor fd(::open(partial_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
       if (!fd) {
-        throw error(function, "path", "a file in a writable directory",
+        throw error(function, argument, "a file in a writable directory",
                     quoted(partial_) + ": " + system_message(errno));
       }
       if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
@@ -194,12 +197,12 @@ class atomic_file {
   static constexpr std::string_view function = "atomic_file";
 
   /// Also of a link to a file that is not there yet, which weakly_canonical leaves as it is.
-  static std::filesystem::path target_of(std::filesystem::path path) {
+  static std::filesystem::path target_of(std::filesystem::path path, const char* argument) {
     const std::filesystem::path given = path;
     std::error_code ignored;  // what cannot be examined is no link
     for (int links = 0; std::filesystem::is_symlink(path, ignored); ++links) {
       if (links == 40)  // as many as Linux follows
-        throw error(function, "path", "a file", quoted(given) + ": " + system_message(ELOOP));
+        throw error(function, argument, "a file", quoted(given) + ": " + system_message(ELOOP));
       path = path.parent_path() / std::filesystem::read_symlink(path);
     }
     return path;
@@ -214,8 +217,9 @@ class atomic_file {
   file_descriptor fd_;
 };
 
-inline void write_text_atomically(const std::filesystem::path& path, std::string_view text) {
-  atomic_file out(path);
+inline void write_text_atomically(const std::filesystem::path& path, std::string_view text,
+                                  const char* argument = "path") {
+  atomic_file out(path, argument);
   out.write(text);
   out.commit();
 }

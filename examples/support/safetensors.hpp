@@ -145,8 +145,10 @@ inline void write_safetensors(const std::filesystem::path& path,
 /// name.
 class safetensors_file {
  public:
-  explicit safetensors_file(std::filesystem::path path) : path_(std::move(path)) {
-    input_file in(function, path_);
+  /// Errors name `argument` too: the option, say, that gave the path, which must outlive the object.
+  explicit safetensors_file(std::filesystem::path path, const char* argument = "path")
+      : path_(std::move(path)), argument_(argument) {
+    input_file in(function, path_, argument);
     std::uint64_t length = 0;
     if (in.read(std::as_writable_bytes(std::span(&length, 1))) != sizeof length) {
       refuse("the file is truncated: " + std::to_string(in.size()) +
@@ -216,7 +218,7 @@ class safetensors_file {
   using json = nlohmann::json;
 
   [[noreturn]] void refuse(const std::string& reason) const {
-    throw error(function, "path", "a valid safetensors file", quoted(path_) + ": " + reason);
+    throw error(function, argument_, "a valid safetensors file", quoted(path_) + ": " + reason);
   }
 
   const tensor_info* find(std::string_view name) const {
@@ -361,6 +363,7 @@ class safetensors_file {
   }
 
   std::filesystem::path path_;
+  const char* argument_;
   std::unique_ptr<std::byte[]> bytes_;
   std::size_t size_ = 0;
   std::vector<tensor_info> tensors_;

@@ -2,7 +2,7 @@
 // Text as training data. Bytes are the vocabulary (256 tokens), so any file will do, valid UTF-8 or
 // not.
 //
-//   const auto text = load_text("shakespeare.txt");
+//   const auto text = load_text("shakespeare.txt", "--data");   // or says what is wrong with it
 //   const auto [train, validation] = split_text(text, 0.1);
 //   batch_sampler batches(train, {.mode = sampling::streams, .rows = 12, .length = 64, .seed = 1});
 //   const bool fresh = batches.next(inputs, targets);  // rows x length each; fresh: reset states
@@ -31,12 +31,13 @@ namespace mmrec::examples {
 
 using text_span = std::span<const std::uint8_t>;
 
-inline std::vector<std::uint8_t> load_text(const std::filesystem::path& path) {
-  input_file in("load_text", path);
+inline std::vector<std::uint8_t> load_text(const std::filesystem::path& path,
+                                           const char* argument = "path") {
+  input_file in("load_text", path, argument);
   std::vector<std::uint8_t> text(in.size());
   text.resize(in.read(std::as_writable_bytes(std::span(text))));
   if (text.empty())
-    throw error("load_text", "path", "a file with text", quoted(path) + ", an empty file");
+    throw error("load_text", argument, "a file with text", quoted(path) + ", an empty file");
   return text;
 }
 

@@ -60,16 +60,23 @@ if(NOT cuda)
     ${pretrain} --backend cuda --checkpoint none)
 endif()
 expect(1 "^error: .*'gpu', which is no backend" ${pretrain} --backend gpu --checkpoint none)
-expect(1 "^error: .*load_text.*empty file" ${pretrain} --data empty --checkpoint none)
-expect(1 "^error: .*load_text.*No such file" ${pretrain} --data missing --checkpoint none)
-expect(1 "^error: .*load_text.*a directory" ${pretrain} --data folder --checkpoint none)
+expect(1 "^error: .*--data: expected .*'empty', an empty file"
+  ${pretrain} --data empty --checkpoint none)
+expect(1 "^error: .*--data: expected .*'missing': No such file"
+  ${pretrain} --data missing --checkpoint none)
+expect(1 "^error: .*--data: expected .*'folder', a directory"
+  ${pretrain} --data folder --checkpoint none)
 expect(1 "^error: .*expected more than .* bytes.*got 2" ${pretrain} --data short --checkpoint none)
 expect(1 "^error: .*byte 0x51 'Q'" ${pretrain} ${tiny} --data text --prompt Q --checkpoint none)
-expect(1 "^error: .*no/where" ${pretrain} ${tiny} --data text --checkpoint no/where)
-expect(1 "^error: .*no/where" ${pretrain} ${tiny} --data text --best no/where)
-expect(1 "^error: .*no/where" ${pretrain} ${tiny} --data text --plot no/where)
-expect(1 "^error: .*No such file" ${pretrain} --checkpoint none --resume)
-expect(1 "^error: .*No such file" ${generate} --checkpoint none)
+expect(1 "^error: .*--checkpoint: .*no/where"
+  ${pretrain} ${tiny} --data text --checkpoint no/where)
+expect(1 "^error: .*--best: .*no/where" ${pretrain} ${tiny} --data text --best no/where)
+expect(1 "^error: .*--plot: .*no/where" ${pretrain} ${tiny} --data text --plot no/where)
+expect(1 "^error: .*--metrics: .*no/where" ${pretrain} ${tiny} --data text --metrics no/where)
+expect(1 "^error: .*--checkpoint: .*No such file" ${pretrain} --checkpoint none --resume)
+expect(1 "^error: .*--checkpoint: .*No such file" ${generate} --checkpoint none)
+expect(1 "^error: .*--checkpoint: expected a valid safetensors file, got 'text'" ${generate}
+  --checkpoint text)
 if(NOT sanitize)  # AddressSanitizer ends a program that asks for this much
   expect(1 "^error: .*pretrain: not enough memory for this model; .*--width" ${pretrain}
     --width 1048576 --layers 64 --checkpoint none)
@@ -123,7 +130,8 @@ endif()
 file(SHA256 ${dir}/c.safetensors before)
 expect(1 "^error: .*'c.safetensors'; --resume goes on with it, --overwrite replaces it"
   ${pretrain} ${tiny} --data text --checkpoint c.safetensors)
-expect(1 "^error: .*m.csv" ${pretrain} ${tiny} --data text --metrics m.csv --checkpoint other)
+expect(1 "^error: .*--metrics: .*'m.csv'; --overwrite replaces it"
+  ${pretrain} ${tiny} --data text --metrics m.csv --checkpoint other)
 expect(1 "^error: .*--width: expected '16' as in the checkpoint.*got '32'"
   ${pretrain} --checkpoint c.safetensors --resume --width 32)
 expect(1 "^error: .*data.bytes: expected '1230' as in the checkpoint.*got"
