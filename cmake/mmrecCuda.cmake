@@ -6,6 +6,9 @@ find_package(CUDAToolkit 12.0 QUIET)
 if(TARGET CUDA::cudart AND TARGET CUDA::cublasLt AND NOT TARGET mmrec::cuda)
   add_library(mmrec::cuda INTERFACE IMPORTED ${mmrec_cuda_scope})
   target_link_libraries(mmrec::cuda INTERFACE mmrec::mmrec CUDA::cudart CUDA::cublasLt)
+  # std::array in kernels; and C++20, unless the target says which standard it wants: as an option,
+  # since CMake 3.25 does not know that nvcc 13 has it.
   target_compile_options(mmrec::cuda INTERFACE
-    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)  # std::array in kernels
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>
+    $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<NOT:$<BOOL:$<TARGET_PROPERTY:CUDA_STANDARD>>>>:-std=c++20>)
 endif()

@@ -76,7 +76,7 @@ int generate(const generate_options& o) {
   if (prompt.empty())
     prompt = static_cast<char>(vocabulary.contains('\n') ? '\n' : vocabulary.byte(0));
   for (const char c : prompt)
-    vocabulary.id(static_cast<std::uint8_t>(c));  // all, before any output
+    vocabulary.id(static_cast<std::uint8_t>(c), "--prompt");  // all, before any output
 
   std::span<const double> logits;
   for (std::size_t i = 0; i < prompt.size(); ++i)

@@ -169,7 +169,7 @@ int train(run_options o, const std::set<std::string_view>& given) {
   }
   const auto bytes = read_text(o);
   const corpus text(bytes, o.vocabulary == "compact", o.validation);
-  for (const char c : o.prompt) text.vocabulary.id(static_cast<std::uint8_t>(c));
+  for (const char c : o.prompt) text.vocabulary.id(static_cast<std::uint8_t>(c), "--prompt");
   trainer t(o, text);
   if (from) from->restore(t);
   from.reset();

@@ -52,13 +52,13 @@ class byte_vocabulary {
 
   bool contains(std::uint8_t byte) const { return ids_[byte] >= 0; }
 
-  /// Errors: a byte that was not in the text.
-  token id(std::uint8_t byte) const {
+  /// Errors: a byte that was not in the text, and what the caller has it from.
+  token id(std::uint8_t byte, const char* argument = "text") const {
     if (ids_[byte] >= 0) return ids_[byte];
     char seen[48];
     std::snprintf(seen, sizeof seen, byte > 32 && byte < 127 ? "byte 0x%02x '%c'" : "byte 0x%02x",
                   byte, byte);
-    throw error("byte_vocabulary", "text",
+    throw error("byte_vocabulary", argument,
                 "the " + std::to_string(size()) + " bytes that the model was trained with", seen);
   }
 

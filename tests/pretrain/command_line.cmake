@@ -67,7 +67,8 @@ expect(1 "^error: .*--data: expected .*'missing': No such file"
 expect(1 "^error: .*--data: expected .*'folder', a directory"
   ${pretrain} --data folder --checkpoint none)
 expect(1 "^error: .*expected more than .* bytes.*got 2" ${pretrain} --data short --checkpoint none)
-expect(1 "^error: .*byte 0x51 'Q'" ${pretrain} ${tiny} --data text --prompt Q --checkpoint none)
+expect(1 "^error: .*--prompt: expected .*byte 0x51 'Q'"
+  ${pretrain} ${tiny} --data text --prompt Q --checkpoint none)
 expect(1 "^error: .*--checkpoint: .*no/where"
   ${pretrain} ${tiny} --data text --checkpoint no/where)
 expect(1 "^error: .*--best: .*no/where" ${pretrain} ${tiny} --data text --best no/where)

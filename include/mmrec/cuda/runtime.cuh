@@ -20,6 +20,9 @@
 #error \
     "mmrec: CUDA files need nvcc's option --expt-relaxed-constexpr; the target mmrec::cuda sets it"
 #endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "mmrec: backend::cuda needs sm_80 or newer (CMAKE_CUDA_ARCHITECTURES, nvcc -arch)"
+#endif
 
 namespace mmrec {
 
