@@ -18,6 +18,8 @@
 // each other, a rate outside [0, 1).
 //
 //   linear_relu(backend::simd{}, x, w, bias, y);
+//   linear_backward<activation::relu>(backend::simd{}, dy, x, w,
+//                                     {.saved = y, .dx = dx, .dw = dw, .dbias = db});
 //   linear<activation::gelu>(backend::simd{}, x, w, y, {.bias = b, .preactivation = u});
 //   linear_backward<activation::gelu>(backend::simd{}, dy, x, w,
 //                                     {.saved = u, .dx = dx, .dw = dw, .dbias = db});

@@ -19,7 +19,7 @@
 //   model<float> m(config);  m.initialise(seed);
 //   model_pass<float> pass(config, batch, time);
 //   auto state = m.initial_state(batch);
-//   double loss = pass.forward(backend::simd{}, m, ids, targets, state);
+//   double loss = pass.forward(backend::simd{}, m, ids, targets, state, true);   // for_backward
 //   pass.backward(backend::simd{}, m, ids, gradients);               // adds to the flat array
 //
 // Whole sequences, whose memory nobody asks for afterwards, need no state. The result is that of

@@ -9,6 +9,7 @@
 //   mmrec::view<float, 3> x{p, {2, 5, 3}};           // (batch, time, channel), row-major
 //   auto backwards = x.reversed(1);                   // time runs from the last step to the first
 //   auto columns = mmrec::view<float, 3>{p, {2, 3, 5}}.permuted({0, 2, 1});   // time-last
+//   auto bias = mmrec::as_view(vector);   // or a span, an mdspan, an Eigen matrix
 #pragma once
 
 #include <mmrec/dtype.hpp>
@@ -184,8 +185,7 @@ constexpr auto as_view(R&& r) {
   return view<T, 1>(elements.data(), {static_cast<index_t>(elements.size())});
 }
 
-/// An array of this rank whose elements mmrec can read, const or not: what a function asks for.
-/// (Arguments that may be absent are views.)
+/// An array of this rank that mmrec can read, const or not. (What may be absent is always a view.)
 template <class A, std::size_t Rank>
 concept readable_array = requires(const A& a) {
   requires decltype(as_view(a))::rank() == Rank;
