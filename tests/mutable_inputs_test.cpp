@@ -69,7 +69,7 @@ void check(const char* function, const Call& call) {
   CHECK(mutable_.results() == constant.results());
 }
 
-/// out x in weights, their gradients, or what is saved, of a decay branch of 4 inner units.
+/// A decay branch's weights, or their gradients, of the same constness as the views.
 template <class T>
 decay_branch_weights<T> branch(const view<T, 2>& w0, const view<T, 1>& b0, const view<T, 2>& w2,
                                const view<T, 1>& b2) {
