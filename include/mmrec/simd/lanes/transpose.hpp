@@ -235,13 +235,14 @@ MMREC_INLINE void store_words(raw_t<V> (&r)[N], const Rows& rows, index_t offset
 
 }  // namespace detail
 
-/// x[i] lane j = rows[j][offset + i], for W rows and a multiple of W steps. rows[j] is a pointer.
+/// x[i] lane j = rows[j][offset + i], for W rows and a multiple of W steps, or of a quad's where
+/// elements are not converted. rows[j] is a pointer.
 template <class V, class Rows, std::size_t N>
 MMREC_INLINE void load_transposed(std::array<V, N>& x, const Rows& rows, index_t offset) {
   using T = detail::row_element<Rows>;
   constexpr std::size_t w = V::size;
-  static_assert(N % w == 0);
   if constexpr (detail::has_quads<V, T>) {
+    static_assert(N % detail::quad<T> == 0);
     raw_t<V> r[N];
     detail::load_words<V>(r, rows, offset);
     for (std::size_t i = 0; i < N; ++i) x[i] = from_raw<V>(r[i]);
@@ -250,6 +251,7 @@ MMREC_INLINE void load_transposed(std::array<V, N>& x, const Rows& rows, index_t
     detail::load_words<V>(r, rows, offset);
     for (std::size_t i = 0; i < N; i += 2) split_pairs(x[i], x[i + 1], r[i / 2]);
   } else {
+    static_assert(N % w == 0);
     for (std::size_t from = 0; from < N; from += w) {
       std::array<V, w> block;
       for (std::size_t j = 0; j < w; ++j)

@@ -20,13 +20,25 @@ template <std::size_t W>
 struct lane_rows {
   index_t live;
 
-  MMREC_INLINE index_t one() const { return live >= std::min<index_t>(3, W) ? 1 : 0; }
-  MMREC_INLINE index_t three() const { return std::min<index_t>(3, live - 1); }
-  MMREC_INLINE index_t operator()(std::size_t lane) const {
-    const index_t first =
-        std::min(static_cast<index_t>(lane / 4 * 4), std::max<index_t>(live - 4, 0));
-    return first + (lane % 4 == 3 ? three() : static_cast<index_t>(lane % 4) * one());
+  MMREC_INLINE index_t one() const { return live >= (W < 3 ? index_t{W} : 3) ? 1 : 0; }
+  MMREC_INLINE index_t three() const { return live > 3 ? 3 : live - 1; }
+  /// The first of four lanes' rows.
+  MMREC_INLINE index_t four(std::size_t lane) const {
+    const index_t first = static_cast<index_t>(lane), last = live > 4 ? live - 4 : 0;
+    return first < last ? first : last;
   }
+  MMREC_INLINE index_t operator()(std::size_t lane) const {
+    return four(lane / 4 * 4) + (lane % 4 == 3 ? three() : static_cast<index_t>(lane % 4) * one());
+  }
+};
+
+/// The bytes between rows of four lanes. All streams of rows share them.
+struct row_distances {
+  index_t one, three;
+
+  template <std::size_t W>
+  MMREC_INLINE row_distances(const lane_rows<W>& lane, index_t apart_bytes)
+      : one(lane.one() * apart_bytes), three(lane.three() * apart_bytes) {}
 };
 
 /// Where W of them are, from some lane on.
@@ -36,29 +48,33 @@ class even_rows {
   even_rows() = default;
   /// The group's first row is at `first`.
   template <std::size_t All>
-  MMREC_INLINE even_rows(T* first, index_t apart, const lane_rows<All>& lane, std::size_t from)
-      : one_(lane.one() * apart * index_t{sizeof(T)}),
-        three_(lane.three() * apart * index_t{sizeof(T)}) {
-    for (std::size_t i = 0; i < fours_.size(); ++i) fours_[i] = first + lane(from + 4 * i) * apart;
+  MMREC_INLINE even_rows(T* first, index_t apart, const lane_rows<All>& lane, std::size_t from) {
+    for (std::size_t i = 0; i < fours_.size(); ++i)
+      fours_[i] = first + lane.four(from + 4 * i) * apart;
   }
 
-  MMREC_INLINE T* operator[](std::size_t j) const {
-    const index_t bytes = j % 4 == 3 ? three_ : static_cast<index_t>(j % 4) * one_;
-    return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(fours_[j / 4]) +
-                                static_cast<std::uintptr_t>(bytes));
-  }
+  /// Pointers to the rows.
+  struct pointers {
+    std::array<T*, (W + 3) / 4> fours;
+    row_distances apart;
+    MMREC_INLINE T* operator[](std::size_t j) const {
+      const index_t bytes = j % 4 == 3 ? apart.three : static_cast<index_t>(j % 4) * apart.one;
+      return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(fours[j / 4]) +
+                                  static_cast<std::uintptr_t>(bytes));
+    }
+  };
+  MMREC_INLINE pointers at(const row_distances& apart) const { return {fours_, apart}; }
+
   /// Moves along the rows. GCC may not make a pointer for each of them.
-  template <index_t Steps>
-  MMREC_INLINE void move() {
+  MMREC_INLINE void move(index_t steps) {
     for (auto& p : fours_) {
-      p += Steps;
+      p += steps;
       asm("" : "+r"(p));
     }
   }
 
  private:
   std::array<T*, (W + 3) / 4> fours_{};
-  index_t one_ = 0, three_ = 0;  // bytes
 };
 
 }  // namespace mmrec::simd::detail

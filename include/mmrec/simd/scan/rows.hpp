@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sweep of any layout: a row is one channel of one sequence, a lane is a row, and a group has eight
-// rows or one register of them. A tile is a cache line of steps: streams with unit stride on time,
-// whose rows are the same distance apart, are read in lines, transposed in registers, and written
-// back in lines. More rows at a time would hide more of the steps' latency but cost more than that
-// in the caches: rows whose strides are a power of two share a set of them, and a line that is left
-// half used is fetched twice. Any other stream is gathered. Registers have 256 bits at most where a
-// step is cheap: a row's quads are put together and taken apart for less than in longer ones.
+// rows, one register of them, or sixteen in two. A tile is a few steps, or a cache line of them:
+// streams with unit stride on time, whose rows are the same distance apart, are read in tiles,
+// transposed in registers, and written back. More rows at a time would hide more of the steps'
+// latency but cost more than that in the caches: rows whose strides are a power of two share a set
+// of them, and a line that is left half used is fetched twice. Any other stream is gathered.
+// Registers have 256 bits at most where a step is cheap: a row's quads are put together and taken
+// apart for less than in longer ones. Budget of sixteen rows in float: 46 cycles for 8 steps on Zen
+// 4, where their products wait 24 and the shuffles take 28; a copy in the second level takes 33.
 #pragma once
 
 #include <mmrec/simd/scan/even_rows.hpp>
@@ -32,21 +34,29 @@ template <class V, class Op, class T, class State, std::size_t NI, std::size_t N
 class row_group {
  public:
   using arguments = sweep_args<T, State, NI, NO, NS>;
-  /// Registers of a step: their chains cover the latency of one another. (SSE, with its 16 short
-  /// registers, has none to spare.)
-  static constexpr std::size_t parts = sizeof(V) == 32 && lanes<V> < 8 ? 8 / lanes<V> : 1;
+  /// Registers of eight rows: their chains cover the latency of one another. (SSE, with its 16
+  /// short registers, has none to spare.)
+  static constexpr std::size_t eight = sizeof(V) == 32 && lanes<V> < 8 ? 8 / lanes<V> : 1;
+  /// And of a step: eight rows in one register wait for one another, so two go together where there
+  /// are 32 registers and few streams.
+  static constexpr bool pairs =
+      !scan_ops::costly<Op> && lanes<V> == 8 && NI + NO <= 3 && registers<batch<State, Arch>> == 32;
+  static constexpr std::size_t parts = pairs ? 2 : eight;
   static constexpr std::size_t w = parts * lanes<V>;
+  /// A group has w rows, or up to these.
+  static constexpr auto few = static_cast<index_t>(eight * lanes<V>);
   static constexpr std::size_t at_once = scan_ops::costly<Op> ? 2 : 1;
   static constexpr index_t turn = 16;  // steps until the next group's turn
   /// Steps of a tile: a line of memory, which leaves the caches, or loses its place there, as a
   /// whole; or few that stay in registers, and of which the processor sees the next while the steps
   /// of these wait for one another.
   static constexpr std::size_t line = std::max<std::size_t>(lanes<V>, 64 / sizeof(T));
-  static constexpr std::size_t held = parts > 1 ? line : lanes<V>;
+  static constexpr std::size_t held = eight > 1 ? line : lanes<V>;
 
   void begin(const Op& op, const arguments& args, index_t first, index_t live) {
     const index_t channels = args.channels();
     first_ = first, live_ = live;
+    parts_ = live > few ? parts : eight;
     const index_t s = first / channels, channel = first % channels;
     length_ = args.sequence(s).length;
     at_ = position(args, args.sequence(s), channel);
@@ -72,7 +82,10 @@ class row_group {
     // Do these rows' lines push one another out of the first level? Lines a way apart share a set.
     constexpr auto way = index_t{4096 / sizeof(T)};
     const index_t shared = (apart_ | way) & -(apart_ | way);
-    crowded_ = static_cast<index_t>((NI + NO) * w) * shared > way * first_level_ways();
+    const auto crowded = [&](index_t rows) {
+      return static_cast<index_t>(NI + NO) * rows * shared > way * first_level_ways();
+    };
+    crowded_ = crowded(few), crowded_together_ = crowded(w);
   }
 
   /// Steps [t, t + n) in walking order.
@@ -83,14 +96,17 @@ class row_group {
       index_t steps = edge < 0 ? end - t : std::min(edge, end - t);
       if constexpr (!scan_ops::costly<Op>) {
         constexpr int direction = Op::backwards ? -1 : 1;
-        const bool whole_lines = how.stream || crowded_;
-        steps &= -(whole_lines ? index_t{line} : index_t{held});
+        const bool lines = how.stream || crowded_;
+        const bool together =
+            !lines && parts_ == parts && (parts == eight || !(crowded_together_ || how.late));
+        steps &= -(lines ? index_t{line} : index_t{held});
         if (walk_ == direction && steps > 0) {
-          if constexpr (held == line)
-            tiles<direction, line>(op, t, steps, how);
+          if (together)
+            tiles<direction, held, parts>(op, 0, t, steps, how);
           else
-            whole_lines ? tiles<direction, line>(op, t, steps, how)
-                        : tiles<direction, held>(op, t, steps, how);
+            for (std::size_t p = 0; p < parts_; p += eight)
+              lines ? tiles<direction, line, eight>(op, p, t, steps, how)
+                    : tiles<direction, held, eight>(op, p, t, steps, how);
           t += steps;
           continue;
         }
@@ -118,23 +134,28 @@ class row_group {
   }
 
   lane_rows<w> row() const { return {live_}; }
+  std::size_t lanes_in_use() const { return parts_ * lanes<V>; }
 
   /// Where the rows are, wherever they are.
   __attribute__((noinline)) void locate(const arguments& args) {
     located_ = true;
     const index_t channels = args.channels(), first = first_ % channels;
-    for (std::size_t j = 0; j < w; ++j) {
-      index_t s = 0, channel = first + row()(j);
-      for (; channel >= channels; channel -= channels) ++s;
-      const auto from_first = [&](const auto& v) {
-        return s * v.stride(0) + (channel - first) * v.stride(2);
-      };
-      for (std::size_t k = 0; k < NI; ++k)
-        in_[k][j / lanes<V>][j % lanes<V>] = at_.in[k] + from_first(args.in[k]);
-      for (std::size_t k = 0; k < NO; ++k)
-        out_[k][j / lanes<V>][j % lanes<V>] =
-            at_.out[k] ? at_.out[k] + from_first(args.out[k].out) : nullptr;
-    }
+    index_t offset[w];
+    const auto from_first = [&](const auto& v) {
+      index_t channel = first, at = 0;
+      for (index_t i = 0; i < live_; ++i) {
+        offset[i] = at;
+        const bool last = ++channel == channels;
+        at += last ? v.stride(0) - (channels - 1) * v.stride(2) : v.stride(2);
+        if (last) channel = 0;
+      }
+    };
+    const auto lanes_of = [&](auto& rows, auto* p) {
+      for (std::size_t j = 0; j < lanes_in_use(); ++j)
+        rows[j / lanes<V>][j % lanes<V>] = p ? p + offset[row()(j)] : nullptr;
+    };
+    for (std::size_t k = 0; k < NI; ++k) from_first(args.in[k]), lanes_of(in_[k], at_.in[k]);
+    for (std::size_t k = 0; k < NO; ++k) from_first(args.out[k].out), lanes_of(out_[k], at_.out[k]);
   }
 
   step states(const arguments& args, const view<const State, 2>& from, double otherwise) const {
@@ -159,73 +180,98 @@ class row_group {
     for (std::size_t p = 0; p < parts; ++p)
       op.store(carry_[p]).store_unaligned(state + p * lanes<V>);
     State of_row[w];
-    for (std::size_t j = 0; j < w; ++j) of_row[row()(j)] = state[j];
+    for (std::size_t j = 0; j < lanes_in_use(); ++j) of_row[row()(j)] = state[j];
     const index_t channels = args.channels();
     for (index_t i = 0; i < live_; ++i)
       write_state(of_row + i, args.carry_out, (first_ + i) / channels, (first_ + i) % channels, 1);
   }
 
-  /// The rows of all parts; the first one is at p.
-  template <class P>
-  MMREC_INLINE std::array<even_rows<P, lanes<V>>, parts> rows_from(P* p) const {
+  /// The rows of Parts parts from `part` on; the group's first one is at p.
+  template <std::size_t Parts, class P>
+  MMREC_INLINE std::array<even_rows<P, lanes<V>>, Parts> rows_from(P* p, std::size_t part) const {
     const lane_rows<w> lane = row();
-    std::array<even_rows<P, lanes<V>>, parts> rows;
-    for (std::size_t i = 0; i < parts; ++i) rows[i] = {p, apart_, lane, i * lanes<V>};
+    std::array<even_rows<P, lanes<V>>, Parts> rows;
+    for (std::size_t i = 0; i < Parts; ++i) rows[i] = {p, apart_, lane, (part + i) * lanes<V>};
     return rows;
   }
 
-  /// Tiles in registers: every stream walks in Direction and is overwritten, and rows are the same
-  /// distance apart.
-  template <int Direction, std::size_t Held>
-  void tiles(const Op& op, index_t t, index_t steps, const storing& how) {
-    constexpr index_t back = Direction < 0 ? Held - 1 : 0;
-    auto carry = carry_;
-    std::array<std::array<even_rows<const T, lanes<V>>, parts>, NI> in;
-    std::array<std::array<even_rows<T, lanes<V>>, parts>, NO> out{};
-    for (std::size_t k = 0; k < NI; ++k) in[k] = rows_from(at_.in[k] + Direction * t - back);
+  /// Tiles of Parts parts from `part` on, in registers: every stream walks in Direction and is
+  /// overwritten, and rows are the same distance apart. Eight rows have the steps of a tile at
+  /// once, which may be a whole line; sixteen have a quad at a time, and the next one is read
+  /// before: the processor does not see far past operations that wait for one another.
+  template <int Direction, std::size_t Held, std::size_t Parts>
+  void tiles(const Op& op, std::size_t part, index_t t, index_t steps, const storing& how) {
+    constexpr std::size_t block = Parts > eight && has_quads<V, T> ? quad<T> : Held;
+    constexpr bool ahead = block < Held;
+    // From the end of them in memory where Direction goes down.
+    constexpr index_t back = Direction < 0 ? Held - 1 : 0,
+                      block_back = Direction < 0 ? block - 1 : 0;
+    std::array<std::array<V, Op::carries>, Parts> carry;
+    for (std::size_t p = 0; p < Parts; ++p) carry[p] = carry_[part + p];
+    std::array<std::array<even_rows<const T, lanes<V>>, Parts>, NI> in;
+    std::array<std::array<even_rows<T, lanes<V>>, Parts>, NO> out{};
+    for (std::size_t k = 0; k < NI; ++k)
+      in[k] = rows_from<Parts>(at_.in[k] + Direction * t - block_back, part);
     for (std::size_t k = 0; k < NO; ++k)
       if (!Op::optional_outputs || at_.out[k])
-        out[k] = rows_from(at_.out[k] + Direction * t - back);
+        out[k] = rows_from<Parts>(at_.out[k] + Direction * t - back, part);
+    const row_distances apart(row(), apart_ * index_t{sizeof(T)});
     // Unrolled, or the registers would be arrays in memory.
-    for (; steps > 0; steps -= Held) {
-      std::array<V, Held> x[NI][parts], y[NO][parts];
-      unroll<NI * parts>([&](auto i) MMREC_LAMBDA_INLINE {
-        constexpr std::size_t k = i / parts, p = i % parts;
-        load_transposed(x[k][p], in[k][p], 0);
-        in[k][p].template move<Direction* static_cast<index_t>(Held)>();
+    using registers = std::array<std::array<std::array<V, block>, Parts>, NI>;
+    const auto load = [&](registers& x) MMREC_LAMBDA_INLINE {
+      unroll<NI * Parts>([&](auto i) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t k = i / Parts, p = i % Parts;
+        load_transposed(x[k][p], in[k][p].at(apart), 0);
       });
-      // choose(the results of a step, the state before it)
-      const auto walk = [&](const auto& choose) MMREC_LAMBDA_INLINE {
-        unroll<Held * parts>([&](auto i) MMREC_LAMBDA_INLINE {
-          constexpr std::size_t p = i % parts;
-          constexpr std::size_t at = Direction < 0 ? Held - 1 - i / parts : i / parts;
-          std::array<V, NI> now;
-          for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][p][at];
-          const auto before = carry[p];
-          const auto result = choose(op.step(carry[p], now), before);
-          for (std::size_t k = 0; k < NO; ++k) y[k][p][at] = result[k];
-        });
-      };
-      const auto in_time = [](const auto& result, const auto&)
-                               MMREC_LAMBDA_INLINE { return result; };
-      if constexpr (has_late<Op>) {
-        const auto late = [&](const auto&, const auto& before)
-                              MMREC_LAMBDA_INLINE { return op.value(before); };
-        if (how.late) [[unlikely]]
-          walk(late);
-        else
+    };
+    const auto move = [&](index_t by) MMREC_LAMBDA_INLINE {
+      unroll<NI * Parts>([&](auto i) MMREC_LAMBDA_INLINE { in[i / Parts][i % Parts].move(by); });
+    };
+    registers x[2];
+    if constexpr (ahead) load(x[0]);
+    for (; steps > 0; steps -= Held) {
+      std::array<V, Held> y[NO][Parts];
+      unroll<Held / block>([&](auto b) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t first = b * block;
+        if constexpr (!ahead) load(x[0]);
+        // The first block of the next tile; after the last one, of this tile once more.
+        const bool on = !ahead || first + block < Held || steps > index_t{Held};
+        move(on ? Direction * index_t{block} : Direction * (index_t{block} - index_t{Held}));
+        if constexpr (ahead) load(x[(b + 1) % 2]);
+        // choose(the results of a step, the state before it)
+        const auto walk = [&](const auto& choose) MMREC_LAMBDA_INLINE {
+          unroll<block * Parts>([&](auto i) MMREC_LAMBDA_INLINE {
+            constexpr std::size_t p = i % Parts, step = i / Parts;
+            constexpr std::size_t at = Direction < 0 ? block - 1 - step : step;
+            constexpr std::size_t to = Direction < 0 ? Held - 1 - first - step : first + step;
+            std::array<V, NI> now;
+            for (std::size_t k = 0; k < NI; ++k) now[k] = x[b % 2][k][p][at];
+            const auto before = carry[p];
+            const auto result = choose(op.step(carry[p], now), before);
+            for (std::size_t k = 0; k < NO; ++k) y[k][p][to] = result[k];
+          });
+        };
+        const auto in_time = [](const auto& result, const auto&)
+                                 MMREC_LAMBDA_INLINE { return result; };
+        if constexpr (has_late<Op> && Parts == eight) {
+          const auto late = [&](const auto&, const auto& before)
+                                MMREC_LAMBDA_INLINE { return op.value(before); };
+          if (how.late) [[unlikely]]
+            walk(late);
+          else
+            walk(in_time);
+        } else {
           walk(in_time);
-      } else {
-        walk(in_time);
-      }
-      unroll<NO * parts>([&](auto i) MMREC_LAMBDA_INLINE {
-        constexpr std::size_t k = i / parts, p = i % parts;
+        }
+      });
+      unroll<NO * Parts>([&](auto i) MMREC_LAMBDA_INLINE {
+        constexpr std::size_t k = i / Parts, p = i % Parts;
         if (Op::optional_outputs && !at_.out[k]) return;
-        store_transposed(y[k][p], out[k][p], 0, Held == line && how.stream);
-        out[k][p].template move<Direction* static_cast<index_t>(Held)>();
+        store_transposed(y[k][p], out[k][p].at(apart), 0, Held == line && how.stream);
+        out[k][p].move(Direction * index_t{Held});
       });
     }
-    carry_ = carry;
+    for (std::size_t p = 0; p < Parts; ++p) carry_[part + p] = carry[p];
   }
 
   /// Any n steps, through a buffer in L1.
@@ -255,7 +301,7 @@ class row_group {
       const auto from = static_cast<std::size_t>(first),
                  to = static_cast<std::size_t>(std::min(n, first + together));
       for (std::size_t i = from; i < to; ++i)
-        for (std::size_t p = 0; p < parts; ++p) {
+        for (std::size_t p = 0; p < parts_; ++p) {
           std::array<V, NI> now;
           for (std::size_t k = 0; k < NI; ++k) now[k] = x[k][i][p];
           [[maybe_unused]] const auto before = carry_[p];
@@ -264,7 +310,7 @@ class row_group {
             if (how.late) halves[i - from][p] = scan_ops::begin_before(op, before);
         }
       for (std::size_t i = from; i < to; ++i)
-        for (std::size_t p = 0; p < parts; ++p) {
+        for (std::size_t p = 0; p < parts_; ++p) {
           const auto result = scan_ops::end_step(op, halves[i - from][p]);
           for (std::size_t k = 0; k < NO; ++k) y[k][i][p] = result[k];
         }
@@ -273,12 +319,12 @@ class row_group {
       if (!at_.out[k]) continue;
       if constexpr (Op::optional_outputs) {
         if (at_.accumulate[k]) {
-          pointers<const T*> from;
-          for (std::size_t p = 0; p < parts; ++p)
+          pointers<const T*> from{};
+          for (std::size_t p = 0; p < parts_; ++p)
             for (std::size_t j = 0; j < lanes<V>; ++j) from[p][j] = out_[k][p][j];
           load(x[0], from, t * at_.out_step[k], at_.out_step[k], n);
           for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i)
-            for (std::size_t p = 0; p < parts; ++p) y[k][i][p] = y[k][i][p] + x[0][i][p];
+            for (std::size_t p = 0; p < parts_; ++p) y[k][i][p] = y[k][i][p] + x[0][i][p];
         }
       }
       store(y[k], k, t, n, how.stream);
@@ -286,12 +332,12 @@ class row_group {
   }
 
   /// to[i] = step i of all rows, from offset `at` on.
-  static void load(std::array<step, line>& to, const pointers<const T*>& rows, index_t at,
-                   index_t stride, index_t n) {
+  void load(std::array<step, line>& to, const pointers<const T*>& rows, index_t at, index_t stride,
+            index_t n) const {
     constexpr auto whole = static_cast<index_t>(lanes<V>);
     index_t i = 0;
     for (; contiguous(stride) && i + whole <= n; i += whole)
-      for (std::size_t p = 0; p < parts; ++p) {
+      for (std::size_t p = 0; p < parts_; ++p) {
         std::array<V, lanes<V>> block;
         load_transposed(block, rows[p], at + i * stride - (stride < 0 ? whole - 1 : 0));
         for (std::size_t j = 0; j < lanes<V>; ++j)
@@ -299,7 +345,7 @@ class row_group {
       }
     alignas(64) State buffer[lanes<V>];
     for (; i < n; ++i)
-      for (std::size_t p = 0; p < parts; ++p) {
+      for (std::size_t p = 0; p < parts_; ++p) {
         for (std::size_t j = 0; j < lanes<V>; ++j)
           buffer[j] = load_element<State>(rows[p][j] + at + i * stride);
         to[static_cast<std::size_t>(i)][p] = V::load_unaligned(buffer);
@@ -312,7 +358,7 @@ class row_group {
     const index_t stride = at_.out_step[k], at = t * stride;
     index_t i = 0;
     for (; contiguous(stride) && i + whole <= n; i += whole)
-      for (std::size_t p = 0; p < parts; ++p) {
+      for (std::size_t p = 0; p < parts_; ++p) {
         std::array<V, lanes<V>> block;
         for (std::size_t j = 0; j < lanes<V>; ++j)
           block[j] = from[static_cast<std::size_t>(i) + in_walk(stride, j)][p];
@@ -320,9 +366,9 @@ class row_group {
       }
     alignas(64) State buffer[w];
     for (; i < n; ++i) {
-      for (std::size_t p = 0; p < parts; ++p)
+      for (std::size_t p = 0; p < parts_; ++p)
         from[static_cast<std::size_t>(i)][p].store_unaligned(buffer + p * lanes<V>);
-      for (std::size_t j = 0; j < w; ++j)
+      for (std::size_t j = 0; j < lanes_in_use(); ++j)
         store_element(out_[k][j / lanes<V>][j % lanes<V>] + at + i * stride, buffer[j]);
     }
   }
@@ -333,7 +379,8 @@ class row_group {
   std::array<std::array<V, Op::carries>, parts> carry_;
   std::array<step, NS> edge_;
   index_t first_, live_, length_, apart_;
-  bool crowded_, located_;
+  std::size_t parts_;  // those in use
+  bool crowded_, crowded_together_, located_;
   /// The direction in which all streams are contiguous in time, where they are overwritten and rows
   /// lie the same distance apart; or 0.
   index_t walk_;

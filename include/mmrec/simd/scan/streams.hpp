@@ -135,17 +135,22 @@ template <class Group, class Op>
 void share_groups(unsigned threads, const Op& op, const typename Group::arguments& args,
                   index_t per_sequence, const storing& how) {
   constexpr auto w = static_cast<index_t>(Group::w);
-  constexpr index_t per_task = w * static_cast<index_t>(Group::at_once);
+  constexpr index_t most = w * static_cast<index_t>(Group::at_once);
   // A group across sequences needs sequences of one length.
   const bool one_length = args.offsets.empty();
   const index_t rows = one_length ? args.sequences() * per_sequence : per_sequence;
-  const index_t parts = (rows + per_task - 1) / per_task;
+  // The last rows are shared out in smaller tasks, and all of them where threads would have none.
+  index_t few = most;
+  if constexpr (requires { Group::few; }) few = Group::few;
+  const index_t whole = rows < most * static_cast<index_t>(threads) ? 0 : rows / most;
+  const index_t parts = whole + (rows - whole * most + few - 1) / few;
   parallel_for(threads, one_length ? parts : parts * args.sequences(), [&](index_t task) {
     const index_t s = one_length ? 0 : task / parts, part = task - s * parts;
-    const index_t first = s * per_sequence + part * per_task;
-    const index_t end = s * per_sequence + std::min(rows, (part + 1) * per_task);
+    const index_t row_in = part < whole ? part * most : whole * most + (part - whole) * few;
+    const index_t first = s * per_sequence + row_in;
+    const index_t end = s * per_sequence + std::min(rows, row_in + (part < whole ? most : few));
     if constexpr (has_late<Op> && requires { Group::all_at_once(op, args, first); })
-      if (!how.late && end - first == per_task && Group::all_at_once(op, args, first)) return;
+      if (!how.late && end - first == most && Group::all_at_once(op, args, first)) return;
     const index_t length = args.sequence(s).length;
     Group groups[Group::at_once];
     index_t count = 0, row = first;
