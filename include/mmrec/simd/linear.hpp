@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vector linear: one product with bias, activation and dropout in its epilogue; backward, one pass
-// that forms du in the accumulator's type, a column sum, then dx = du W and dW = du^T x by the same
-// product. du is the only scratch; identity without dropout reads dy itself. Where bfloat16
-// has a dot product, du of relu, which is dy or 0, stays bfloat16. (To form du where it is packed,
-// once for each product, takes longer: on one thread relu 1 to 2 %, gelu 3 to 5 %.)
+// that forms du and sums its columns, then dx = du W and dW = du^T x by the same product. For
+// bfloat16 du is rounded once it has been summed: the dot product takes two such factors. du and
+// the sums of blocks of rows are the only scratch; identity without dropout reads dy itself. (To
+// form du where it is packed, once for each product, takes longer: on one thread relu 1 to 2 %,
+// gelu 3 to 5 %.)
 #pragma once
 
 #include <mmrec/linear.hpp>
@@ -44,6 +45,11 @@ void sum_columns(unsigned threads, std::pmr::memory_resource* memory, index_t ro
       sink(j, V::load_unaligned(to + j), static_cast<std::size_t>(std::min(w, end - j)));
   });
 }
+
+/// What du is kept as: bfloat16, for which some CPUs have a dot product and none has less range;
+/// of half it would lose what is small, and there would be nothing to gain.
+template <class T>
+using du_t = std::conditional_t<storage_format<T> == format::bfloat16, T, accumulator_t<T>>;
 
 /// dbias, if it is asked for: the sum of du over its rows.
 template <class V, class U, class T>
@@ -122,39 +128,43 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
     simd::bias_gradient<V>(backend.threads, memory, dy, gradients);
     return products(dy);
   }
+  // Blocks of rows, which are in the caches of the thread that wrote them; each has its own sums.
   const V keep(static_cast<Acc>(1 - gradients.dropout.rate));
-  const auto form_du = [&]<class U>(scratch<U> memory_du) {
-    const view<const U, 2> du(memory_du.data(), {rows, outputs});
-    const auto row = [dy, saved = gradients.saved, dropout = gradients.dropout,
-                      to = memory_du.data(), keep, outputs](index_t i) MMREC_LAMBDA_INLINE {
-      constexpr auto unit = static_cast<index_t>(simd::lanes<V>);
-      const auto put = [&](index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
-        const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);
-        const V kept = saved ? simd::take<V>(&saved(i, j), saved.stride(1), live) : V(0);
-        const V factor =
-            dropout.active() ? simd::dropout_factors<V>(dropout, i * outputs + j, live) : V(1);
-        simd::put(to + i * outputs + j, 1,
-                  detail::preactivation_gradient<Activation>(g, kept, factor, keep), live);
-      };
-      index_t j = 0;
-      for (; j + unit <= outputs; j += unit) put(j, simd::lanes<V>);
-      if (j < outputs) put(j, static_cast<std::size_t>(outputs - j));
-    };
-    // By rows, which are in the caches of the thread that wrote them; sums take columns.
-    const index_t together = 1 + 4096 / std::max<index_t>(1, outputs);
-    simd::parallel_for(rows * outputs < 16384 ? 1 : simd::thread_count(backend.threads),
-                       simd::pieces(rows, together), [&](index_t task) {
-                         const auto each = row;  // a copy that no store can change
-                         const index_t end = std::min(rows, (task + 1) * together);
-                         for (index_t i = task * together; i < end; ++i) each(i);
-                       });
-    simd::bias_gradient<V>(backend.threads, memory, du, gradients);
-    products(du);
+  const index_t together = 16 + 4096 / std::max<index_t>(1, outputs),
+                blocks = simd::pieces(rows, together);
+  const auto room = [&](index_t n) {
+    return static_cast<std::size_t>(std::max<index_t>(1, n * outputs));
   };
-  const auto size = static_cast<std::size_t>(std::max<index_t>(1, rows * outputs));
-  if constexpr (std::same_as<Activation, activation::relu> && simd::has_dot_pairs<V, T>)
-    if (!gradients.dropout.active()) return form_du(scratch<T>(memory, size));
-  form_du(scratch<Acc>(memory, size));
+  scratch<simd::du_t<T>> du(memory, room(rows));
+  scratch<Acc> sums(memory, gradients.dbias ? room(blocks) : 1);
+  const auto form = [dy, saved = gradients.saved, dropout = gradients.dropout, to = du.data(), keep,
+                     outputs](index_t i, Acc* sum) MMREC_LAMBDA_INLINE {
+    constexpr auto unit = static_cast<index_t>(simd::lanes<V>);
+    const auto put = [&](index_t j, std::size_t live) MMREC_LAMBDA_INLINE {
+      const V g = simd::take<V>(&dy(i, j), dy.stride(1), live);
+      const V kept = saved ? simd::take<V>(&saved(i, j), saved.stride(1), live) : V(0);
+      const V factor =
+          dropout.active() ? simd::dropout_factors<V>(dropout, i * outputs + j, live) : V(1);
+      const V u = detail::preactivation_gradient<Activation>(g, kept, factor, keep);
+      simd::put(to + i * outputs + j, 1, u, live);
+      if (sum) simd::put(sum + j, 1, simd::take<V>(sum + j, 1, live) + u, live);
+    };
+    index_t j = 0;
+    for (; j + unit <= outputs; j += unit) put(j, simd::lanes<V>);
+    if (j < outputs) put(j, static_cast<std::size_t>(outputs - j));
+  };
+  simd::parallel_for(rows * outputs < 16384 ? 1 : simd::thread_count(backend.threads), blocks,
+                     [&](index_t block) {
+                       const auto each = form;  // a copy that no store can change
+                       Acc* const sum = gradients.dbias ? sums.data() + block * outputs : nullptr;
+                       if (sum) std::fill(sum, sum + outputs, Acc(0));
+                       const index_t end = std::min(rows, (block + 1) * together);
+                       for (index_t i = block * together; i < end; ++i) each(i, sum);
+                     });
+  if (gradients.dbias)
+    simd::bias_gradient<V>(backend.threads, memory,
+                           view<const Acc, 2>(sums.data(), {blocks, outputs}), gradients);
+  products(view<const simd::du_t<T>, 2>(du.data(), {rows, outputs}));
 }
 
 }  // namespace mmrec

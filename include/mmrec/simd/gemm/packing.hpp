@@ -67,23 +67,32 @@ void pack_strips(const Operand& b, index_t first, index_t count, index_t k0, ind
     return;
   }
   // Strips all of whose batches exist, if they are contiguous.
+  const bool contiguous = b.stride(1) == 1;
   const index_t room = b.extent(1) - first - std::max(to.width, w),
-                whole = b.stride(1) == 1 && room >= 0 ? std::min(many, room / to.width + 1) : 0;
+                whole = contiguous && room >= 0 ? std::min(many, room / to.width + 1) : 0;
   const index_t width = to.width, apart = to.apart;  // which no store can change
   for (index_t k = 0; k < steps; k += word) {
     E* const at = to.data + k * width;
     index_t s = 0;
-    if (whole && k + word <= steps) {
+    if (contiguous && k + word <= steps) {
       if (k + steps_ahead < steps)
         for (index_t i = 0; i < word; ++i) {
           const auto* soon = b.at(k0 + std::min(k + i + steps_ahead, steps - 1), first);
           for (index_t j = 0; j < count; j += line) __builtin_prefetch(soon + j);
         }
       const auto *even = b.at(k0 + k, first), *odd = b.at(k0 + k + word - 1, first);
-      for (E* strip = at; s < whole; ++s, strip += apart, even += width, odd += width)
+      E* strip = at;
+      for (; s < whole; ++s, strip += apart, even += width, odd += width)
         for (index_t i = 0; i < batches; ++i) {
           const index_t j = std::min(i * w, end);
           store_words(strip + j * word, words_of_rows<V, E>(even + j, odd + j));
+        }
+      for (; s < many; ++s, strip += apart, even += width, odd += width)
+        for (index_t i = 0; i < batches; ++i) {
+          const index_t j = std::min(i * w, end), live = last + 1 - first - s * width - j;
+          store_words(
+              strip + j * word,
+              live > 0 ? words_of_rows_n<V, E>(even + j, odd + j, std::min(w, live)) : V(0));
         }
     }
     for (; s < many; ++s)

@@ -89,7 +89,17 @@ MMREC_INLINE V words_of_rows(const T* even, const T* odd) {
   if constexpr (steps_in_word<V, E> == 1)
     return load_lanes<V>(even);
   else
-    return zip_pairs<V>(even, odd);
+    return zip_pairs<V>(load_bits<V>(even), load_bits<V>(odd));
+}
+
+/// The first n of them; the others are zero.
+template <class V, class E, class T>
+MMREC_INLINE V words_of_rows_n(const T* even, const T* odd, index_t n) {
+  const auto live = static_cast<std::size_t>(n);
+  if constexpr (steps_in_word<V, E> == 1)
+    return load_lanes_n<V>(even, live);
+  else
+    return zip_pairs<V>(load_bits_n<V>(even, live), load_bits_n<V>(odd, live));
 }
 
 /// W words of row i from column k on, which are contiguous, where columns are steps.

@@ -27,6 +27,25 @@ MMREC_INLINE vector_t<std::uint16_t, lanes<V>> narrowed(const V& v) {
   return narrow16<V, storage_format<T>>(__builtin_convertvector(raw(v), vector_t<float, lanes<V>>));
 }
 
+/// W of them from p on, or the first n, after which come zeros.
+template <class V, class T>
+MMREC_INLINE vector_t<std::uint16_t, lanes<V>> load_bits(const T* p) {
+  vector_t<std::uint16_t, lanes<V>> bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return bits;
+}
+template <class V, class T>
+MMREC_INLINE vector_t<std::uint16_t, lanes<V>> load_bits_n(const T* p, std::size_t n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (lanes<V> == 16)
+    return std::bit_cast<vector_t<std::uint16_t, 16>>(
+        _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1u), p));
+#endif
+  vector_t<std::uint16_t, lanes<V>> bits{};
+  std::memcpy(&bits, p, n * sizeof(T));
+  return bits;
+}
+
 template <class V, class T>
 MMREC_INLINE V load_lanes(const T* p) {
   using Acc = typename V::value_type;
@@ -38,9 +57,7 @@ MMREC_INLINE V load_lanes(const T* p) {
     std::memcpy(&narrow, p, sizeof narrow);
     return from_raw<V>(__builtin_convertvector(narrow, raw_t<V>));
   } else {
-    vector_t<std::uint16_t, n> bits;
-    std::memcpy(&bits, p, sizeof bits);
-    return widened<V, T>(bits);
+    return widened<V, T>(load_bits<V>(p));
   }
 }
 
@@ -180,9 +197,7 @@ MMREC_INLINE V load_lanes_n(const T* p, std::size_t n) {
   }
 #endif
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
-  if constexpr (sizeof(T) == 2 && lanes<V> == 16)
-    return widened<V, T>(std::bit_cast<vector_t<std::uint16_t, 16>>(
-        _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1u), p)));
+  if constexpr (sizeof(T) == 2 && lanes<V> == 16) return widened<V, T>(load_bits_n<V>(p, n));
 #endif
 #if defined(__AVX2__)
   if constexpr (std::same_as<T, typename V::value_type> && sizeof(V) == 32) {

@@ -190,15 +190,13 @@ MMREC_INLINE V dot_pairs([[maybe_unused]] const V& a, [[maybe_unused]] const V& 
 }
 
 /// W pairs of an element of `even` and one of `odd`.
-template <class V, class T>
-MMREC_INLINE V zip_pairs(const T* even, const T* odd) {
+template <class V>
+MMREC_INLINE V zip_pairs(const vector_t<std::uint16_t, lanes<V>>& even,
+                         const vector_t<std::uint16_t, lanes<V>>& odd) {
   constexpr std::size_t n = lanes<V>;
-  vector_t<std::uint16_t, n> x, y;
-  std::memcpy(&x, even, sizeof x);
-  std::memcpy(&y, odd, sizeof y);
   return [&]<std::size_t... I>(std::index_sequence<I...>) MMREC_LAMBDA_INLINE {
     return from_raw<V>(
-        std::bit_cast<raw_t<V>>(__builtin_shufflevector(x, y, (I / 2 + I % 2 * n)...)));
+        std::bit_cast<raw_t<V>>(__builtin_shufflevector(even, odd, (I / 2 + I % 2 * n)...)));
   }(std::make_index_sequence<2 * n>{});
 }
 
