@@ -63,8 +63,9 @@ def peak_bytes():
 class Training:
     """The exported model on the exported batches, one after the other and again from the start."""
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, autocast=False):
         torch.set_num_threads(threads)
+        self.autocast = autocast
         self.imported_bytes = peak_bytes()
         arrays, metadata = read_safetensors(path)
         o = self.options = options_of(metadata)
@@ -99,8 +100,9 @@ class Training:
     def step(self):
         ids, targets = self.batches[self.done % len(self.batches)]
         self.done += 1
-        logits, _ = self.model(ids, self.banks)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast):
+            logits, _ = self.model(ids, self.banks)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         self.optimizer.zero_grad()
         loss.backward()
         if self.options["clip"] > 0:
@@ -127,6 +129,7 @@ def main():
     parser.add_argument("--fixtures", default=os.environ.get("MMREC_FIXTURES", ""), help="further directories")
     parser.add_argument("--model", help="file written by `train --serve`")
     parser.add_argument("--serve", action="store_true", help="answer requests from standard input")
+    parser.add_argument("--autocast", action="store_true", help="products and what else PyTorch chooses in bfloat16")
     parser.add_argument("--steps", type=int, default=20, help="steps to time, after 3 that are not")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
@@ -136,7 +139,7 @@ def main():
         return
     if not options.model:
         parser.error("--model or --check is needed")
-    training = Training(options.model, options.threads)
+    training = Training(options.model, options.threads, options.autocast)
     if options.serve:
         for line in sys.stdin:
             print(json.dumps(training.answer(line)), flush=True)

@@ -22,10 +22,11 @@ bool count(std::vector<int>& times, index_t from, index_t n) {
 }
 
 template <class V>
-void check_grid(index_t rows, index_t columns, unsigned threads, double alone) {
+void check_grid(index_t rows, index_t columns, unsigned threads, const simd::lead_time& before) {
   using tuning = simd::gemm_tuning<V>;
-  CAPTURE(sizeof(V), sizeof(typename V::value_type), rows, columns, threads, alone);
-  const simd::block_grid<V> grid(rows, columns, threads, alone);
+  CAPTURE(sizeof(V), sizeof(typename V::value_type), rows, columns, threads, before.panel,
+          before.tile);
+  const simd::block_grid<V> grid(rows, columns, threads, before);
   REQUIRE(grid.tasks() == grid.row_blocks * grid.column_blocks);
   REQUIRE((grid.parts == 1 || grid.parts == static_cast<index_t>(threads)));
   REQUIRE(grid.tasks() % grid.parts == 0);
@@ -87,7 +88,9 @@ void check_grids() {
   for (const index_t m : rows)
     for (const index_t n : columns)
       for (const unsigned threads : {1u, 2u, 3u, 4u, 7u, 16u, 64u})
-        for (const double alone : {0.0, 0.2, 0.7}) check_grid<V>(m, n, threads, alone);
+        for (const auto& before :
+             {simd::lead_time{}, simd::lead_time{0.2, 0.1}, simd::lead_time{0.7, 0.5}})
+          check_grid<V>(m, n, threads, before);
 }
 
 }  // namespace

@@ -10,8 +10,10 @@
 // from its seed, never stored. Any strides; a row-major W is the fast layout. The order of
 // summation is fixed by the shapes alone: results have the same bits for every thread count
 // (another number of rows may give others, and with up to 8 rows another layout of W or packing
-// it). On the GPU it also depends on layout and alignment, float products may use TF32
-// (backend::cuda::tf32), and 16-bit ones take du rounded to the element's type (cuda/linear.cuh).
+// it). On the GPU it also depends on layout and alignment, and float products may use TF32
+// (backend::cuda::tf32). The products of backward take du rounded to the element's type for
+// bfloat16, and on the GPU for half, too (dbias sums it before; backend::reference never rounds
+// it).
 // On a CPU with the dot product of bfloat16 (AVX512_BF16, where the file is compiled for it)
 // products of two bfloat16 factors, here and wherever else they occur, may take factors and sums
 // below 1.2e-38 for zero. Errors: extents that disagree, null data, outputs that overlap inputs or

@@ -165,16 +165,18 @@ linear_result run_linear(const Backend& backend, const linear_problem& p,
 }
 
 /// The GPU's products sum in an order of their own, and those of 16-bit elements take du rounded to
-/// the element's type.
+/// the element's type. So do the CPU's of bfloat16.
 template <class Backend>
 inline constexpr bool sums_in_order = true;
-template <class Backend>
-inline constexpr bool rounds_du = false;
+template <class Backend, class T>
+inline constexpr bool rounds_du = storage_format<T> == format::bfloat16;
+template <class T>
+inline constexpr bool rounds_du<backend::reference, T> = false;
 #if defined(__CUDACC__)
 template <>
 inline constexpr bool sums_in_order<device> = false;
-template <>
-inline constexpr bool rounds_du<device> = true;
+template <class T>
+inline constexpr bool rounds_du<device, T> = storage16<T>;
 #endif
 
 template <class A, class T, class Weights = as_they_lie, class Backend>
@@ -186,7 +188,7 @@ void check_linear(const char* name, const Backend& backend, const linear_problem
           to_string(kinds.gradients), ask.u, ask.dx, ask.dw, ask.dbias);
   const auto r = run_linear<A, T, Weights>(backend, p, kinds, ask);
   CHECK(r.intact);
-  CHECK(worst_linear_error<A, T>(p, r, most, rounds_du<Backend>) <= 1);
+  CHECK(worst_linear_error<A, T>(p, r, most, rounds_du<Backend, T>) <= 1);
 }
 
 }  // namespace mmrec::testing

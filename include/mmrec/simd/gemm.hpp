@@ -160,7 +160,7 @@ double gemm_cost(const A& a, const B& b, bool flip) {
 /// All of A B by blocks, for packed or unpacked B.
 template <class V, class A, class B>
 void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
-                 bool flip, results<V> finish, double alone = 0) {
+                 bool flip, results<V> finish, const lead_time& before) {
   constexpr double serial_multiplies = 1e5;  // below this one thread does it all
   const index_t rows = a.extent(0), columns = b.columns();
   finish.expect_all(rows * columns);
@@ -169,7 +169,7 @@ void gemm_blocks(unsigned threads, std::pmr::memory_resource* memory, const A& a
               serial_multiplies
           ? 1
           : thread_count(threads);
-  const block_grid<V> blocks(rows, columns, threads, alone);
+  const block_grid<V> blocks(rows, columns, threads, before);
   const index_t tasks = blocks.tasks();
   // One workspace per thread, not per task: a task may run on any thread.
   const index_t workers = std::min<index_t>(threads, tasks);
@@ -185,13 +185,17 @@ template <class V, class A, class B>
 void gemm_packing(unsigned threads, std::pmr::memory_resource* memory, const A& a, const B& b,
                   bool flip, const results<V>& finish) {
   using E = factor_t<V, A, B>;
-  // Or where the second level keeps all of it as it lies. (A panel is then only read, or turned.)
+  // Pairs are brought together first. A panel of elements is only read, or turned.
+  constexpr bool pairs = steps_in_word<V, E> > 1;
+  const lead_time before{pairs || b.stride(1) != 1 ? 0.7 : 0.2,
+                         pairs && a.stride(1) != 1 ? 0.5 : 0.1};
+  // Or where the second level keeps all of it as it lies.
   const unpacked_matrix<V, B, E> unpacked(b, a.extent(0));
   if (a.extent(0) <= gemm_tuning<V>::block_rows || unpacked.close())
-    return gemm_blocks<V>(threads, memory, a, unpacked, flip, finish, b.stride(1) == 1 ? 0.2 : 0.7);
+    return gemm_blocks<V>(threads, memory, a, unpacked, flip, finish, before);
   packed_matrix<V, E> packed(memory, b.extent(0), b.extent(1));
   packed.pack(b, thread_count(threads));
-  gemm_blocks<V>(threads, memory, a, packed, flip, finish);
+  gemm_blocks<V>(threads, memory, a, packed, flip, finish, {0, before.tile});
 }
 
 }  // namespace detail
@@ -203,7 +207,7 @@ void gemm(unsigned threads, std::pmr::memory_resource* memory, const A& a,
   if (a.extent(0) == 0 || b.columns() == 0) return;
   if (a.extent(0) <= few_rows && b.depth() > 0)
     return multiply_by_panels<V>(threads, memory, a, b, results<V>(epilogue));
-  detail::gemm_blocks<V>(threads, memory, a, b, false, results<V>(epilogue));
+  detail::gemm_blocks<V>(threads, memory, a, b, false, results<V>(epilogue), {});
 }
 
 /// All of A B.

@@ -130,7 +130,8 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
   }
   // Blocks of rows, which are in the caches of the thread that wrote them; each has its own sums.
   const V keep(static_cast<Acc>(1 - gradients.dropout.rate));
-  const index_t together = 16 + 4096 / std::max<index_t>(1, outputs),
+  const bool few = rows * outputs < 16384;  // which one thread does
+  const index_t together = std::max<index_t>(1, few ? rows : 16 + 4096 / outputs),
                 blocks = simd::pieces(rows, together);
   const auto room = [&](index_t n) {
     return static_cast<std::size_t>(std::max<index_t>(1, n * outputs));
@@ -153,14 +154,13 @@ void linear_backward_kernel(const backend::simd_for<Arch>& backend, const view<c
     for (; j + unit <= outputs; j += unit) put(j, simd::lanes<V>);
     if (j < outputs) put(j, static_cast<std::size_t>(outputs - j));
   };
-  simd::parallel_for(rows * outputs < 16384 ? 1 : simd::thread_count(backend.threads), blocks,
-                     [&](index_t block) {
-                       const auto each = form;  // a copy that no store can change
-                       Acc* const sum = gradients.dbias ? sums.data() + block * outputs : nullptr;
-                       if (sum) std::fill(sum, sum + outputs, Acc(0));
-                       const index_t end = std::min(rows, (block + 1) * together);
-                       for (index_t i = block * together; i < end; ++i) each(i, sum);
-                     });
+  simd::parallel_for(few ? 1 : simd::thread_count(backend.threads), blocks, [&](index_t block) {
+    const auto each = form;  // a copy that no store can change
+    Acc* const sum = gradients.dbias ? sums.data() + block * outputs : nullptr;
+    if (sum) std::fill(sum, sum + outputs, Acc(0));
+    const index_t end = std::min(rows, (block + 1) * together);
+    for (index_t i = block * together; i < end; ++i) each(i, sum);
+  });
   if (gradients.dbias)
     simd::bias_gradient<V>(backend.threads, memory,
                            view<const Acc, 2>(sums.data(), {blocks, outputs}), gradients);

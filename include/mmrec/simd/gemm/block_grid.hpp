@@ -14,6 +14,12 @@ namespace mmrec::simd {
 /// How many pieces of this size n takes.
 constexpr index_t pieces(index_t n, index_t size) { return (n + size - 1) / size; }
 
+/// How many tiles' time it takes before a block of rows can use a panel of the right factor, and a
+/// block of columns a tile's rows of the left one.
+struct lead_time {
+  double panel = 0, tile = 0.1;
+};
+
 /// The blocks of C. Each thread's part of them (parallel.hpp) has its own rows where there are so
 /// many blocks of rows, and all threads meet the same columns of B, while the last-level cache has
 /// them.
@@ -24,13 +30,12 @@ struct block_grid {
   index_t row_blocks, column_blocks;
   index_t parts = 1;  // with rows of their own
 
-  /// `alone`: how many tiles' time a panel takes before a block of rows can use it.
-  block_grid(index_t c_rows, index_t c_columns, unsigned threads, double alone)
+  block_grid(index_t c_rows, index_t c_columns, unsigned threads, const lead_time& before)
       : rows(c_rows),
         columns(c_columns),
         row_blocks(pieces(rows, tuning::block_rows)),
         column_blocks(pieces(columns, tuning::block_columns)) {
-    if (threads > 1) divide(index_t(threads), alone);
+    if (threads > 1) divide(index_t(threads), before);
     if (row_blocks % index_t(threads) == 0) parts = index_t(threads);
   }
   index_t tasks() const { return row_blocks * column_blocks; }
@@ -50,13 +55,12 @@ struct block_grid {
   }
   /// Smaller blocks where with those the threads finish earlier: as many for each, and more than
   /// one if there can be, for a thread may come late.
-  void divide(index_t threads, double alone) {
+  void divide(index_t threads, const lead_time& before) {
     const index_t tiles = pieces(rows, tuning::rows), panels = pieces(columns, tuning::columns);
     const auto time = [&](index_t r, index_t c) {
-      const double left = 0.1;  // a tile's share of the left factor has to be brought, too
       return static_cast<double>(pieces(r * c, threads)) *
-             (static_cast<double>(pieces(tiles, r)) + alone) *
-             (static_cast<double>(pieces(panels, c)) + left);
+             (static_cast<double>(pieces(tiles, r)) + before.panel) *
+             (static_cast<double>(pieces(panels, c)) + before.tile);
     };
     const index_t r0 = row_blocks, c0 = column_blocks;
     double best = time(r0, c0);

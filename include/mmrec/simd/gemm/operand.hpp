@@ -72,7 +72,7 @@ class operand {
 /// Rows and columns exchanged.
 template <class Operand>
 struct flipped {
-  const Operand& of;
+  Operand of;
   index_t extent(std::size_t i) const { return of.extent(1 - i); }
   index_t stride(std::size_t i) const { return of.stride(1 - i); }
   template <class V>

@@ -49,8 +49,9 @@ void pack_transposed(const Operand& b, index_t column, index_t k0, index_t steps
 
 /// Columns [first, first + count) of steps [k0, k0 + steps) to strips; the last one may be ragged.
 template <class V, class Operand, class E>
-void pack_strips(const Operand& b, index_t first, index_t count, index_t k0, index_t steps,
+void pack_strips(const Operand& operand, index_t first, index_t count, index_t k0, index_t steps,
                  const strips<E>& to) {
+  const Operand b = operand;  // a copy that no store can change
   constexpr auto w = static_cast<index_t>(lanes<V>);
   constexpr index_t word = steps_in_word<V, E>;
   constexpr index_t steps_ahead = 8, line = 64 / static_cast<index_t>(sizeof(E));
