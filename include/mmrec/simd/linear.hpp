@@ -46,8 +46,8 @@ void sum_columns(unsigned threads, std::pmr::memory_resource* memory, index_t ro
   });
 }
 
-/// What du is kept as: bfloat16, for which some CPUs have a dot product and none has less range;
-/// of half it would lose what is small, and there would be nothing to gain.
+/// What du is kept as. bfloat16 has float's range, and some CPUs have its dot product; it is
+/// rounded on all of them. Half would lose what is small, and its products would gain nothing.
 template <class T>
 using du_t = std::conditional_t<storage_format<T> == format::bfloat16, T, accumulator_t<T>>;
 
