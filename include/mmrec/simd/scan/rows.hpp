@@ -241,9 +241,9 @@ class row_group {
         // choose(the results of a step, the state before it)
         const auto walk = [&](const auto& choose) MMREC_LAMBDA_INLINE {
           unroll<block * Parts>([&](auto i) MMREC_LAMBDA_INLINE {
-            constexpr std::size_t p = i % Parts, step = i / Parts;
-            constexpr std::size_t at = Direction < 0 ? block - 1 - step : step;
-            constexpr std::size_t to = Direction < 0 ? Held - 1 - first - step : first + step;
+            constexpr std::size_t p = i % Parts, n = i / Parts;
+            constexpr std::size_t at = Direction < 0 ? block - 1 - n : n;
+            constexpr std::size_t to = Direction < 0 ? Held - 1 - first - n : first + n;
             std::array<V, NI> now;
             for (std::size_t k = 0; k < NI; ++k) now[k] = x[b % 2][k][p][at];
             const auto before = carry[p];
