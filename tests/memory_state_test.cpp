@@ -189,7 +189,7 @@ TEST_CASE("hds: gradients and overlaps that cannot be right are refused before a
   };
   pool(level, repeated, {"hds_pool: next", "its own place"});
   pool_backward(next.slice(0, 0, 1), level, {"hds_pool_backward: dnext", "(2, 4, 4)", "(1, 4, 4)"});
-  pool_backward(next.slice(1, 0, 0), level, {"hds_pool_backward: next", "between 1 and 16"});
+  pool_backward(next.slice(1, 0, 0), level, {"hds_pool_backward: dnext", "between 1 and 16"});
   pool_backward({nullptr, {2, 4, 4}}, level, {"hds_pool_backward: dnext", "null"});
   pool_backward(next, repeated_level, {"hds_pool_backward: dlevel", "its own place"});
   pool_backward(level.slice(1, 0, 4), level, {"hds_pool_backward: dlevel", "apart from dnext"});

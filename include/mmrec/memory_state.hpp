@@ -54,10 +54,16 @@ inline std::array<index_t, 3> hds_slots(index_t slots) {
 }
 
 namespace detail {
-inline index_t check_pool(const char* function, index_t from, index_t to) {
+/// How many slots of a level the next one pools to one.
+template <class Level, class Next>
+index_t check_pool(const char* function, const char* level_name, const Level& level,
+                   const char* next_name, const Next& next) {
+  const index_t from = level.extent(1), to = next.extent(1);
   if (to < 1 || to > from)
-    throw error(function, "next", "between 1 and " + std::to_string(from) + " slots",
+    throw error(function, next_name, "between 1 and " + std::to_string(from) + " slots",
                 std::to_string(to));
+  check_dense(function, level_name, level, level.extents());
+  check_dense(function, next_name, next, {level.extent(0), to, level.extent(2)});
   return from / to;
 }
 }  // namespace detail
@@ -88,10 +94,7 @@ void hds_pool(const B& backend, const Level& level, const Next& next) {
   require_built<B>();
   const view<const T, 3> from = as_view(level);
   const view<T, 3> to = as_view(next);
-  const index_t stride = detail::check_pool("hds_pool", from.extent(1), to.extent(1)),
-                d = from.extent(2);
-  check_dense("hds_pool", "level", from, from.extents());
-  check_dense("hds_pool", "next", to, {from.extent(0), to.extent(1), d});
+  const index_t stride = detail::check_pool("hds_pool", "level", from, "next", to);
   check_distinct("hds_pool", "next", to);
   check_disjoint("hds_pool", "next", to, "level", from);
   pool_slots(backend, from, to, stride);
@@ -124,10 +127,7 @@ void hds_pool_backward(const B& backend, const G& dnext, const D& dlevel) {
   require_built<B>();
   const view<const T, 3> from = as_view(dnext);
   const view<T, 3> to = as_view(dlevel);
-  const index_t stride = detail::check_pool("hds_pool_backward", to.extent(1), from.extent(1)),
-                d = to.extent(2);
-  check_dense("hds_pool_backward", "dlevel", to, to.extents());
-  check_dense("hds_pool_backward", "dnext", from, {to.extent(0), from.extent(1), d});
+  const index_t stride = detail::check_pool("hds_pool_backward", "dlevel", to, "dnext", from);
   check_distinct("hds_pool_backward", "dlevel", to);
   check_disjoint("hds_pool_backward", "dlevel", to, "dnext", from);
   pool_slots_backward(backend, from, to, stride);
