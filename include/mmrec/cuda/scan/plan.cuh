@@ -116,8 +116,9 @@ inline int neighbours_of(const device_properties& device, index_t groups, index_
   return wanted == 0 && std::size_t(n) * warp * element_bytes < shared_row ? 1 : n;
 }
 
-/// Pieces of neighbouring channels that start together, as a cluster. A warp's row of 16-bit
-/// elements is half a line of memory: two blocks read whole lines between them.
+/// How many pieces of neighbouring channels start together, which is all that their cluster is for.
+/// A warp's row of 16-bit elements is half a line of memory: two blocks that read at the same time
+/// share the lines.
 inline int paired_pieces(const device_properties& device, const sweep_plan& plan, index_t channels,
                          std::size_t element_bytes) {
   constexpr int line = 128;

@@ -10,8 +10,8 @@
 // way for a while. The summaries, at most 29, are shared out over the warps and combined in an
 // order that depends on n alone. So the bits do not depend on which block was faster.
 // Where a summary may not be applied, the state behind its last piece is waited for instead.
-// A piece waits for earlier ones only; like CUB's scan this relies on blocks being started in the
-// order of their numbers.
+// A piece waits for earlier ones only; like CUB's scan this relies on blocks, and clusters of them,
+// being started in the order of their numbers.
 // The idea is decoupled look-back (Merrill and Garland, NVR-2016-002), with a fixed grouping.
 // Budget: one read of each input, one write of each output.
 #pragma once
