@@ -14,4 +14,5 @@
 #include <catch2/matchers/catch_matchers_string.hpp>
 #else
 #include <catch2/catch.hpp>
+#pragma GCC poison Approx  // which 3 has under another name
 #endif
