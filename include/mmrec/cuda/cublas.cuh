@@ -11,10 +11,11 @@
 
 #include <cublasLt.h>
 
+#include <algorithm>
+#include <array>
 #include <compare>
 #include <cstddef>
 #include <string>
-#include <vector>
 
 namespace mmrec {
 
@@ -77,6 +78,12 @@ struct product_plan {
   }
 };
 
+/// The algorithms that the heuristic names for a product, first the one that it thinks fastest.
+struct named_algorithms {
+  std::array<cublasLtMatmulHeuristicResult_t, 8> all;
+  int count = 0;
+};
+
 /// The alignment that plans are told apart by: 16 bytes is all that kernels ask for.
 inline unsigned alignment_of(const void* p) {
   unsigned bytes = 1;
@@ -91,11 +98,9 @@ void set(const char* function, cublasLtMatmulDescOpaque_t& operation,
         cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof value));
 }
 
-/// A plan and at most `most` algorithms for it, of which it has the one that the heuristic thinks
-/// fastest, the first.
+/// A plan, with the first of at most `most` algorithms that are named for it.
 inline product_plan make_plan(const char* function, cublasLtHandle_t handle, const product_key& p,
-                              const void* bias, int most,
-                              std::vector<cublasLtMatmulHeuristicResult_t>& named) {
+                              const void* bias, int most, named_algorithms& named) {
   product_plan plan;
   check(function, "cublasLtMatmulDescInit",
         cublasLtMatmulDescInit(&plan.operation, p.compute, p.scale()));
@@ -130,17 +135,18 @@ inline product_plan make_plan(const char* function, cublasLtHandle_t handle, con
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, std::uint32_t{p.alignment_d});
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, std::uint32_t{p.alignment_d});
 
-  named.resize(static_cast<std::size_t>(most));
-  int count = 0;
   const cublasStatus_t code =
       cublasLtMatmulAlgoGetHeuristic(handle, &plan.operation, &plan.a, &plan.b, &plan.d, &plan.d,
-                                     &preference, most, named.data(), &count);
+                                     &preference, most, named.all.data(), &named.count);
   // Not supported and invalid combinations are answers: the caller has another way.
   if (code != CUBLAS_STATUS_NOT_SUPPORTED && code != CUBLAS_STATUS_INVALID_VALUE)
     check(function, "cublasLtMatmulAlgoGetHeuristic", code);
-  named.resize(code == CUBLAS_STATUS_SUCCESS ? static_cast<std::size_t>(count) : 0);
-  std::erase_if(named, [](const auto& a) { return a.state != CUBLAS_STATUS_SUCCESS; });
-  if (!named.empty()) plan.take(named.front());
+  if (code != CUBLAS_STATUS_SUCCESS) named.count = 0;
+  const auto usable =
+      std::remove_if(named.all.begin(), named.all.begin() + named.count,
+                     [](const auto& a) { return a.state != CUBLAS_STATUS_SUCCESS; });
+  named.count = static_cast<int>(usable - named.all.begin());
+  if (named.count > 0) plan.take(named.all[0]);
   return plan;
 }
 

@@ -62,7 +62,7 @@ class stopwatch {
 /// kernels. What is added to d goes to scratch meanwhile; else d has the product several times.
 inline void take_fastest(product_plan& plan, const backend::cuda& on, const char* function,
                          cublasLtHandle_t handle, const product_key& key, product_operands x,
-                         const std::vector<cublasLtMatmulHeuristicResult_t>& named) {
+                         const named_algorithms& named) {
   constexpr int rounds = 5, most_runs = 20;
   constexpr float round_ms = 0.2F, worth = 0.97F;  // by less, the heuristic's choice stays
   const std::size_t element = key.result == CUDA_R_64F ? 8 : key.result == CUDA_R_32F ? 4 : 2;
@@ -72,10 +72,11 @@ inline void take_fastest(product_plan& plan, const backend::cuda& on, const char
   const stream_scratch workspace(on, function, most_workspace);
   stopwatch time(function, stream_of(on));
 
-  std::vector<std::array<float, rounds>> ms(named.size());
+  const auto n = static_cast<std::size_t>(named.count);
+  std::array<std::array<float, rounds>, std::tuple_size_v<decltype(named.all)>> ms{};
   const auto of_one = [&](std::size_t i, int runs) {
     auto code = CUBLAS_STATUS_SUCCESS;
-    plan.take(named[i]);
+    plan.take(named.all[i]);
     const float all = time([&] {
       for (int r = 0; r < runs && code == CUBLAS_STATUS_SUCCESS; ++r)
         code = run(plan, handle, key, x, workspace.data(), stream_of(on));
@@ -84,7 +85,7 @@ inline void take_fastest(product_plan& plan, const backend::cuda& on, const char
                                          : std::numeric_limits<float>::infinity();
   };
   for (int round = -1; round < rounds; ++round)
-    for (std::size_t i = 0; i < named.size(); ++i) {
+    for (std::size_t i = 0; i < n; ++i) {
       float& to = ms[i][static_cast<std::size_t>(std::max(round, 0))];
       to = of_one(i,
                   round < 0 ? 1 : std::clamp(static_cast<int>(round_ms / ms[i][0]), 1, most_runs));
@@ -92,9 +93,9 @@ inline void take_fastest(product_plan& plan, const backend::cuda& on, const char
   std::size_t best = 0;
   for (auto& of : ms) std::nth_element(of.begin(), of.begin() + rounds / 2, of.end());
   const auto median = [&](std::size_t i) { return ms[i][rounds / 2]; };
-  for (std::size_t i = 1; i < named.size(); ++i)
+  for (std::size_t i = 1; i < n; ++i)
     if (median(i) < (best == 0 ? worth : 1.0F) * median(best)) best = i;
-  plan.take(named[best]);
+  plan.take(named.all[best]);
 }
 
 inline bool is_captured(const char* function, cudaStream_t stream) {
@@ -115,11 +116,10 @@ inline product_plan plan_of(const backend::cuda& on, const char* function, blas_
     key.autotune = false;
     return plan_of(on, function, state, key, x);
   }
-  constexpr int most = 8;
-  std::vector<cublasLtMatmulHeuristicResult_t> named;
-  product_plan made =
-      make_plan(function, state.handle, key, x.bias, key.autotune ? most : 1, named);
-  if (named.size() > 1) take_fastest(made, on, function, state.handle, key, x, named);
+  named_algorithms named;
+  const int most = key.autotune ? static_cast<int>(named.all.size()) : 1;
+  product_plan made = make_plan(function, state.handle, key, x.bias, most, named);
+  if (named.count > 1) take_fastest(made, on, function, state.handle, key, x, named);
   const std::lock_guard lock(state.mutex);
   return state.plans.emplace(key, made).first->second;
 }
