@@ -29,10 +29,6 @@
 #include <memory>
 #include <thread>
 
-#if __has_include(<unistd.h>)
-#include <unistd.h>
-#endif
-
 namespace mmrec::simd {
 
 MMREC_INLINE void pause() {
@@ -224,24 +220,6 @@ MMREC_INLINE void parallel_for(unsigned threads, index_t n, const task_ref& f) {
   } else if (n > 1) {
     thread_pool<Arch>::instance().run(threads, n, f);
   }
-}
-
-/// Bytes of the largest cache, or a common size where the system does not say.
-MMREC_INLINE std::size_t last_level_cache() {
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-  static const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (bytes > 0) return static_cast<std::size_t>(bytes);
-#endif
-  return std::size_t{32} << 20;
-}
-
-/// How many lines a multiple of a page apart the first-level cache holds, or a common number.
-MMREC_INLINE index_t first_level_ways() {
-#if defined(_SC_LEVEL1_DCACHE_ASSOC)
-  static const long ways = sysconf(_SC_LEVEL1_DCACHE_ASSOC);
-  if (ways > 0) return ways;
-#endif
-  return 8;
 }
 
 /// How many threads a tag's call may use.

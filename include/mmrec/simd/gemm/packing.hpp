@@ -5,6 +5,7 @@
 #pragma once
 
 #include <mmrec/memory.hpp>
+#include <mmrec/simd/caches.hpp>
 #include <mmrec/simd/gemm/microkernel.hpp>
 #include <mmrec/simd/gemm/operand.hpp>
 #include <mmrec/simd/parallel.hpp>

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <mmrec/scan_ops.hpp>
+#include <mmrec/simd/caches.hpp>
 #include <mmrec/simd/lanes.hpp>
 #include <mmrec/simd/parallel.hpp>
 #include <mmrec/simd/unroll.hpp>
