@@ -171,32 +171,47 @@ template <class V, class T>
 inline constexpr bool has_quads = std::same_as<T, typename V::value_type> &&
                                   (sizeof(V) == 16 || sizeof(V) == 32 || sizeof(V) == 64);
 
-/// r[i] lane j = the i-th word of rows[j] + offset, for W rows and N words of the size of a lane.
-template <class V, class Rows, std::size_t N>
-MMREC_INLINE void load_words(raw_t<V> (&r)[N], const Rows& rows, index_t offset) {
-  constexpr std::size_t q = quad<typename V::value_type>;
-  for (std::size_t j = 0; j < q; ++j)
-    for (std::size_t i = 0; i < N; i += q)
-      r[i + j] =
-          load_quads<V, q>(rows, j, offset + static_cast<index_t>(i / q * quad<row_element<Rows>>));
-  for (std::size_t i = 0; i < N; i += q) transpose_quads<V>(r + i);
-}
-
 /// Two registers' lanes as the 32 bytes of a row: the first lanes of both, and the second lanes.
 template <class R>
 MMREC_INLINE void join_lanes(R& x, R& y) {
   using words = vector_t<std::int64_t, 4>;
   const words a = std::bit_cast<words>(x), b = std::bit_cast<words>(y);
+#if defined(__AVX2__)
+  // Spelled out, or GCC takes a shuffle, which takes longer.
+  x = std::bit_cast<R>(_mm256_inserti128_si256(
+      std::bit_cast<__m256i>(a), _mm256_castsi256_si128(std::bit_cast<__m256i>(b)), 1));
+#else
   x = std::bit_cast<R>(__builtin_shufflevector(a, b, 0, 1, 4, 5));
+#endif
   y = std::bit_cast<R>(__builtin_shufflevector(a, b, 2, 3, 6, 7));
 }
 
-/// Does exchanging the lanes of registers cost as little as storing one of them?
+/// Does exchanging the lanes of registers cost as little as loading or storing one of them?
 #if defined(__AVX512VL__)
 constexpr bool joins_lanes = true;  // not inline: of this file's instructions
 #else
 constexpr bool joins_lanes = false;
 #endif
+
+/// r[i] lane j = the i-th word of rows[j] + offset, for W rows and N words of the size of a lane.
+/// A row is read as a whole before the next one: rows may push one another out of the first level.
+template <class V, class Rows, std::size_t N>
+MMREC_INLINE void load_words(raw_t<V> (&r)[N], const Rows& rows, index_t offset) {
+  constexpr std::size_t q = quad<typename V::value_type>, both = 2 * q;
+  constexpr auto width = static_cast<index_t>(quad<row_element<Rows>>);
+  if constexpr (joins_lanes && sizeof(V) == 32 && N % both == 0) {
+    for (std::size_t j = 0; j < both; ++j)
+      for (std::size_t i = 0; i < N; i += both)
+        std::memcpy(&r[i + j], rows[j] + offset + static_cast<index_t>(i / q) * width, 32);
+    for (std::size_t j = 0; j < q; ++j)
+      for (std::size_t i = 0; i < N; i += both) join_lanes(r[i + j], r[i + j + q]);
+  } else {
+    for (std::size_t j = 0; j < q; ++j)
+      for (std::size_t i = 0; i < N; i += q)
+        r[i + j] = load_quads<V, q>(rows, j, offset + static_cast<index_t>(i / q) * width);
+  }
+  for (std::size_t i = 0; i < N; i += q) transpose_quads<V>(r + i);
+}
 
 /// The way back; `r` is used up. The quads of a row are stored next to each other: the processor
 /// joins stores to one cache line. Or pairs of quads are, past the caches if `stream`.

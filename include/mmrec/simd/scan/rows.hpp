@@ -222,6 +222,8 @@ class row_group {
       unroll<NI * Parts>([&](auto i) MMREC_LAMBDA_INLINE {
         constexpr std::size_t k = i / Parts, p = i % Parts;
         load_transposed(x[k][p], in[k][p].at(apart), 0);
+        // One stream after the other: lines of all of them would not find room in one set.
+        if constexpr (!ahead) asm volatile("" ::: "memory");
       });
     };
     const auto move = [&](index_t by) MMREC_LAMBDA_INLINE {
