@@ -4,6 +4,7 @@
 #include <mmrec/simd/parallel.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <numeric>
 #include <set>
 #include <stdexcept>
@@ -129,4 +130,24 @@ TEST_CASE("thread_count: 0 is all cores", "[components][parallel]") {
   CHECK(simd::thread_count(0) >= 1);
   CHECK(simd::thread_count(0) == simd::hardware_threads());
   CHECK(simd::thread_count(3) == 3);
+}
+
+TEST_CASE(
+    "thread_count: threads that sleep are woken for long calls, and for sequences of short ones",
+    "[components][parallel]") {
+  using namespace std::chrono_literals;
+  const index_t short_call = 3'000, long_call = 10'000'000;  // nanoseconds
+  const auto becomes = [&](unsigned count, auto pause) {
+    const auto end = std::chrono::steady_clock::now() + 10s;
+    while (simd::thread_count(2, short_call) != count) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(pause);
+    }
+    return true;
+  };
+  parallel_for(2, 2, [](index_t) {});
+  CHECK(becomes(1, 2ms));
+  CHECK(simd::thread_count(2, long_call) == 2);
+  CHECK(becomes(2, 0ms));
+  CHECK(simd::thread_count(1, long_call) == 1);
 }

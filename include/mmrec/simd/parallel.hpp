@@ -8,8 +8,10 @@
 // every call, for it may find there in its caches what it wrote in the call before; then it helps
 // the others. The pool sees f as a task_ref: its code is compiled once and not for every kernel.
 // Workers spin for some microseconds before they sleep, because a training step is a sequence of
-// short parallel calls. A call from inside a task, or while another thread uses the pool, runs its
-// tasks on the calling thread.
+// short parallel calls. To wake them takes longer than such a call: thread_count(threads, work) is
+// for kernels that leave it to long calls, and to short ones that have come one after the other for
+// a while. A call from inside a task, or while another thread uses the pool, runs its tasks on the
+// calling thread.
 //
 // Nothing here is a plain inline function of which the linker would keep one copy: in a program
 // whose files are compiled for different architectures, that copy could have instructions that this
@@ -23,6 +25,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <concepts>
 #include <cstdint>
 #include <exception>
@@ -74,6 +77,18 @@ class thread_pool {
     return pool;
   }
 
+  /// Does a call that one thread would finish in about `work` nanoseconds gain by others? Where
+  /// they sleep, a short one does only as one of many between which they would stay awake.
+  bool pays(index_t work) {
+    if (work >= worth_waking || asleep_.load(std::memory_order_relaxed) == 0) return true;
+    const std::chrono::nanoseconds clock = std::chrono::steady_clock::now().time_since_epoch();
+    const index_t now = clock.count();
+    if (now > sequence_end_.load(std::memory_order_relaxed))
+      sequence_begin_.store(now, std::memory_order_relaxed);
+    sequence_end_.store(now + 2 * work + longest_pause, std::memory_order_relaxed);
+    return now - sequence_begin_.load(std::memory_order_relaxed) > long_sequence;
+  }
+
   void run(unsigned threads, index_t n, const task_ref& f) {
     if (threads == 0) threads = hardware_threads();
     threads = std::min(threads, most_workers + 1);
@@ -107,6 +122,9 @@ class thread_pool {
 
  private:
   static constexpr unsigned spin_limit = 4000;  // tens of microseconds
+  // Nanoseconds. Waking takes its caller up to ten microseconds and the worker some more, which
+  // then finds nothing in its caches: a call of worth_waking neither gains nor loses, measured.
+  static constexpr index_t worth_waking = 100'000, long_sequence = 50'000, longest_pause = 20'000;
   static constexpr unsigned most_workers = 0xffff;
   static constexpr std::size_t line = 64;  // of the cache
   static constexpr std::uint64_t open = most_workers + 1;
@@ -127,6 +145,7 @@ class thread_pool {
   MMREC_COLD ~thread_pool() {
     stop_.store(true, std::memory_order_relaxed);
     announce(0);
+    call_word_.notify_all();
     while (worker* w = workers_) {
       w->thread.join();
       workers_ = w->next;
@@ -139,8 +158,12 @@ class thread_pool {
   void announce(unsigned wanted) {
     const std::uint64_t count = (call_word_.load(std::memory_order_relaxed) >> 16) + 1;
     gate_.store(count << 17 | open, std::memory_order_release);
-    call_word_.store(count << 16 | wanted, std::memory_order_release);
-    call_word_.notify_all();
+    // To notify takes a microsecond, and who was notified may wait for a core through many calls:
+    // it is done once. The count is taken before the word is written: a worker that counts itself
+    // later either sees the word or is there for the next call to wake.
+    const bool wake = asleep_.load(std::memory_order_relaxed) != 0 && asleep_.exchange(0) != 0;
+    call_word_.store(count << 16 | wanted);
+    if (wake) call_word_.notify_all();
   }
 
   MMREC_COLD void grow(unsigned count) {
@@ -154,10 +177,12 @@ class thread_pool {
   void serve(unsigned id, std::uint64_t seen) {
     for (;;) {
       for (unsigned spins = 0; call_word_.load(std::memory_order_acquire) == seen; ++spins) {
-        if (spins < spin_limit)
+        if (spins < spin_limit) {
           pause();
-        else
-          call_word_.wait(seen, std::memory_order_acquire);
+        } else {
+          asleep_.fetch_add(1);
+          call_word_.wait(seen);
+        }
       }
       seen = call_word_.load(std::memory_order_acquire);
       if (stop_.load(std::memory_order_relaxed)) return;
@@ -197,7 +222,10 @@ class thread_pool {
 
   std::atomic<bool> busy_{false};  // by a call
   worker* workers_ = nullptr;
-  unsigned size_ = 0;  // how many workers there are
+  unsigned size_ = 0;                // how many workers there are
+  std::atomic<unsigned> asleep_{0};  // how many of them sleep and have not been woken
+  // Of short calls, while workers sleep: nanoseconds on the clock.
+  std::atomic<index_t> sequence_begin_{0}, sequence_end_{0};
   std::atomic<bool> stop_{false};
   // What workers look at while they wait has a line of its own: were anything else there, they
   // would take the line away from whoever writes to it. What they need next comes as one line.
@@ -225,6 +253,12 @@ MMREC_INLINE void parallel_for(unsigned threads, index_t n, const task_ref& f) {
 /// How many threads a tag's call may use.
 MMREC_INLINE unsigned thread_count(unsigned threads) {
   return threads ? threads : hardware_threads();
+}
+/// How many of them gain where one would work for about so many nanoseconds.
+template <class Arch = default_simd_arch>
+MMREC_INLINE unsigned thread_count(unsigned threads, index_t work) {
+  const unsigned most = thread_count(threads);
+  return most > 1 && thread_pool<Arch>::instance().pays(work) ? most : 1;
 }
 
 }  // namespace mmrec::simd

@@ -25,10 +25,6 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
   using tuning = scan_tuning;
   const index_t sequences = args.sequences(), channels = args.channels();
   if (sequences == 0 || channels == 0) return;
-  const index_t serial =
-      scan_ops::costly<Op> ? tuning::serial_costly_elements : tuning::serial_elements;
-  const unsigned threads = args.in[0].size() < serial ? 1 : thread_count(backend.threads);
-
   bool channel_last = true;
   for (const auto& v : args.in) channel_last &= v.stride(2) == 1 || channels == 1;
   for (const auto& s : args.out) channel_last &= !s.out || s.out.stride(2) == 1 || channels == 1;
@@ -36,6 +32,10 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
   channel_last &= channels > 1 || sequences == 1;
   // Without steps only states pass. The channel-last sweep then takes no stream, which may be null.
   const bool empty = args.in[0].extent(1) == 0;
+  const index_t bytes = args.in[0].size() * index_t{sizeof(State) * (NI + NO - NS)};
+  const index_t work = bytes * (scan_ops::costly<Op> ? index_t{sizeof(State)} : 1) *
+                       (channel_last ? 1 : tuning::time_last) / tuning::bytes_per_nanosecond;
+  const unsigned threads = work < tuning::serial_work ? 1 : thread_count(backend.threads, work);
 
   if (!channel_last && !empty) {
     using group = row_group<Row, Op, T, State, NI, NO, NS, Arch>;

@@ -17,8 +17,10 @@ namespace mmrec::simd {
 struct scan_tuning {
   static constexpr index_t task_channels = 1024;  // channels of one task; carries of 4 KiB in float
   static constexpr index_t tile_steps = 16;       // steps between two switches of block
-  // Below this many elements a second thread costs more than it brings.
-  static constexpr index_t serial_elements = 1 << 15, serial_costly_elements = 1 << 14;
+  // Roughly what one thread takes with arrays in its caches, and how many times longer where time
+  // is contiguous; steps with an exponential take as many times longer as a state has bytes.
+  static constexpr index_t bytes_per_nanosecond = 100, time_last = 2;
+  static constexpr index_t serial_work = 2500;  // nanoseconds; threads never gain below
   static constexpr std::size_t smallest_cache =
       8 << 20;  // no need to ask for the cache's size below this
 };
