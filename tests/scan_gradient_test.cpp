@@ -118,6 +118,24 @@ TEMPLATE_TEST_CASE("scan gradients: more channels than one task has", "[gradient
   }
 }
 
+TEMPLATE_TEST_CASE("scan gradients: many sequences of one block", "[gradients][scan]", float,
+                   double, Eigen::half, Eigen::bfloat16) {
+  using T = TestType;
+  std::size_t turn = 0;
+  for (const scan_op op : all_scan_ops)
+    for (const auto& shape : whole_block_shapes<T>())
+      for (const bool exclusive : {false, true}) {
+        ++turn;
+        const auto p = random_problem<T>(op, shape, exclusive, turn % 3 != 0, {}, turn);
+        const auto g = with_gradients<T>(p, turn % 4 < 2, turn);
+        const auto exact = solve_backward(g.p, g.y, g.dy, g.dfinal);
+        check_both_backends(g, exact);
+        check_both_backends(g, exact,
+                            in_layouts(layout::padded, layout::unaligned, layout::time_reversed,
+                                       layout::channel_last));
+      }
+}
+
 TEMPLATE_TEST_CASE("scan gradients: segments", "[gradients][scan]", float, double, Eigen::half,
                    Eigen::bfloat16) {
   using T = TestType;

@@ -142,6 +142,23 @@ TEMPLATE_TEST_CASE("scan: segments", "[components][scan]", float, double, Eigen:
       }
 }
 
+TEMPLATE_TEST_CASE("scan: many sequences of one block", "[components][scan]", float, double,
+                   Eigen::half, Eigen::bfloat16) {
+  using T = TestType;
+  std::size_t turn = 0;
+  for (const scan_op op : all_scan_ops)
+    for (const auto& shape : whole_block_shapes<T>())
+      for (const bool exclusive : {false, true}) {
+        ++turn;
+        const auto p = random_problem<T>(op, shape, exclusive, turn % 3 != 0, {}, turn);
+        const auto exact = solve(p);
+        check_both_backends<T>(p, {}, exact);
+        check_both_backends<T>(
+            p, {layout::padded, layout::unaligned, layout::time_reversed, layout::channel_last},
+            exact);
+      }
+}
+
 TEMPLATE_TEST_CASE("scan: no sequence at all", "[components][scan]", float, Eigen::half) {
   using T = TestType;
   // One offset: no segment, which is a partition of no time.

@@ -220,4 +220,17 @@ std::vector<index_t> ragged_channels() {
 #endif
 }
 
+// Shapes whose channels are a block of the simd backend, and more sequences than a task has.
+template <class T>
+std::vector<std::array<index_t, 3>> whole_block_shapes() {
+#if defined(__CUDACC__)
+  return {{19, 9, 32}, {35, 5, 64}};
+#else
+  constexpr auto w =
+      static_cast<index_t>(simd::lanes<simd::batch<accumulator_t<T>, default_simd_arch>>);
+  constexpr index_t most = simd::scan_tuning::task_channels / (8 * w);
+  return {{2 * most + 3, 5, 4 * w}, {most + 1, 1, 8 * w}, {5, 9, w}, {5, 300, 8 * w}};
+#endif
+}
+
 }  // namespace mmrec::testing

@@ -3,7 +3,8 @@
 // channels. A task is one sequence and up to 1024 channels; it advances blocks of Wide batches,
 // whose chains are independent and so cover the latency of one another. Where a task has several
 // blocks, it walks time in tiles and parks the carries of the waiting blocks in an L1 buffer, so
-// that memory is read in whole rows.
+// that memory is read in whole rows. Where one block has all channels, a task is several sequences:
+// whatever is written between two of them waits in the store buffer behind the results.
 #pragma once
 
 #include <mmrec/simd/scan/streams.hpp>
@@ -16,16 +17,17 @@ MMREC_INLINE void each_pair(Carry (&carry)[Wide], const F& f) {
     for (std::size_t k = 0; k < carry[v].size(); ++k) f(carry[v][k], carry[v + 1][k]);
 }
 
-/// `steps` steps of Wide neighbouring batches; the last batch has `last` live lanes if Partial. The
-/// last Edges inputs are `edge`: states, which are not rounded to T. Late: see storing.
+/// `steps` steps of Wide neighbouring batches, of one sequence after the other; the last
+/// batch has `last` live lanes if Partial. The last Edges inputs are `edge`: states, which are not
+/// rounded to T. Late: see storing.
 template <bool Partial, bool Late, std::size_t Wide, std::size_t Edges, class V, class Op, class T,
           std::size_t NI, std::size_t NO>
 void advance(const Op& op, std::array<V, Op::carries>* carry, cursor<T, NI, NO>& streams,
-             index_t steps, std::size_t last, bool stream, const V* edge) {
+             const sequence_run<NI, NO>& run, index_t steps, std::size_t last, bool stream,
+             const V* edge) {
   constexpr auto w = static_cast<index_t>(lanes<V>);
   // Local copies stay in registers.
   std::array<V, Op::carries> carries[Wide];
-  unroll<Wide>([&](std::size_t v) MMREC_LAMBDA_INLINE { carries[v] = carry[v]; });
   auto in = streams.in;
   auto out = streams.out;
   const auto in_step = streams.in_step;
@@ -53,7 +55,6 @@ void advance(const Op& op, std::array<V, Op::carries>* carry, cursor<T, NI, NO>&
     else
       store_lanes(p, r[0]);
   };
-  if constexpr (span == 2) each_pair(carries, [](V& a, V& b) { unzip(a, b); });
   decltype(scan_ops::begin_step(op, carries[0], std::array<V, NI>{})) halves[Wide];
   // A step of the batches from `first` on that are read at once.
   const auto begin = [&](std::size_t first) MMREC_LAMBDA_INLINE {
@@ -87,22 +88,30 @@ void advance(const Op& op, std::array<V, Op::carries>* carry, cursor<T, NI, NO>&
       store(to, y[k]);
     }
   };
-  for (index_t i = 0; i < steps; ++i) {
-    if constexpr (scan_ops::costly_value<Op>) {
-      unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE { begin(v * span); });
-      unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE { end(v * span); });
-    } else {
-      unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE {
-        begin(v * span);
-        end(v * span);
-      });
+  for (index_t sequences = run.count;; carry += Wide) {
+    unroll<Wide>([&](std::size_t v) MMREC_LAMBDA_INLINE { carries[v] = carry[v]; });
+    if constexpr (span == 2) each_pair(carries, [](V& a, V& b) { unzip(a, b); });
+    for (index_t i = 0; i < steps; ++i) {
+      if constexpr (scan_ops::costly_value<Op>) {
+        unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE { begin(v * span); });
+        unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE { end(v * span); });
+      } else {
+        unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE {
+          begin(v * span);
+          end(v * span);
+        });
+      }
+      for (std::size_t k = 0; k < NI; ++k) in[k] += in_step[k];
+      for (std::size_t k = 0; k < NO; ++k)
+        if (!Op::optional_outputs || out[k]) out[k] += out_step[k];
     }
-    for (std::size_t k = 0; k < NI; ++k) in[k] += in_step[k];
+    if constexpr (span == 2) each_pair(carries, [](V& a, V& b) { zip(a, b); });
+    unroll<Wide>([&](std::size_t v) MMREC_LAMBDA_INLINE { carry[v] = carries[v]; });
+    if (--sequences == 0) break;
+    for (std::size_t k = 0; k < NI; ++k) in[k] += run.in[k] - steps * in_step[k];
     for (std::size_t k = 0; k < NO; ++k)
-      if (!Op::optional_outputs || out[k]) out[k] += out_step[k];
+      if (!Op::optional_outputs || out[k]) out[k] += run.out[k] - steps * out_step[k];
   }
-  if constexpr (span == 2) each_pair(carries, [](V& a, V& b) { zip(a, b); });
-  unroll<Wide>([&](std::size_t v) MMREC_LAMBDA_INLINE { carry[v] = carries[v]; });
   streams.in = in;
   streams.out = out;
 }
@@ -112,13 +121,16 @@ template <class V, class Op, class T, std::size_t NI, std::size_t NO>
 struct block_kind {
   index_t batches;
   void (*advance)(const Op& op, std::array<V, Op::carries>* carry, cursor<T, NI, NO>& streams,
-                  index_t steps, std::size_t last, bool stream, const V* edge);
+                  const sequence_run<NI, NO>& run, index_t steps, std::size_t last, bool stream,
+                  const V* edge);
 };
 
-/// One sequence, channels [channel, channel + n).
+/// The sequences of `run` from s on, channels [channel, channel + n); where there is more than one,
+/// each is one block.
 template <class V, class Op, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
 void sweep_channels(const Op& op, const sweep_args<T, State, NI, NO, NS>& args, index_t s,
-                    index_t channel, index_t n, const storing& how) {
+                    const sequence_run<NI, NO>& run, index_t channel, index_t n,
+                    const storing& how) {
   constexpr index_t w = static_cast<index_t>(lanes<V>);
   // As wide as the registers allow: a row read in two halves costs a fifth of a copy's speed.
   constexpr std::size_t widest = scan_ops::one_operation<Op> && std::same_as<T, State> ? 16 : 8;
@@ -126,9 +138,11 @@ void sweep_channels(const Op& op, const sweep_args<T, State, NI, NO, NS>& args, 
   using carries = std::array<V, Op::carries>;
   const auto range = args.sequence(s);
   carries parked[scan_tuning::task_channels / w + 1];
-  for (index_t c = 0; c < n; c += w)
-    parked[c / w] =
-        op.load(load_states<V>(args.carry_in, s, channel + c, std::min(w, n - c), op.identity()));
+  carries* next = parked;
+  for (index_t i = s; i < s + run.count; ++i)
+    for (index_t c = 0; c < n; c += w)
+      *next++ =
+          op.load(load_states<V>(args.carry_in, i, channel + c, std::min(w, n - c), op.identity()));
 
   // Steps [from, to) in walking order for the block at channel offset c.
   const auto block = [&](const block_kind<V, Op, T, NI, NO>& with, index_t c, index_t from,
@@ -138,22 +152,26 @@ void sweep_channels(const Op& op, const sweep_args<T, State, NI, NO, NS>& args, 
     at.walk(from);
     const index_t live = std::min(with.batches * w, n - c);
     const auto last = static_cast<std::size_t>(live - (with.batches - 1) * w);
-    // The sequence's first step, which reads the shifted streams from states; batch by batch.
+    // The first step of each sequence, which reads the shifted streams from states; batch by batch.
     const auto edge_step = [&] {
       if constexpr (NS > 0) {
-        for (index_t v = 0; v < with.batches; ++v) {
-          auto here = at;
-          for (std::size_t k = 0; k < NI; ++k) here.in[k] += v * w;
-          for (std::size_t k = 0; k < NO; ++k)
-            if (here.out[k]) here.out[k] += v * w;
-          const index_t lanes_here = std::min(w, n - c - v * w);
-          V edge[NS];
-          for (std::size_t e = 0; e < NS; ++e)
-            edge[e] = load_states<V>(args.edge[e], s, channel + c + v * w, lanes_here,
-                                     args.edge_default[e]);
-          advance<true, false, 1, NS>(op, carry + v, here, 1, static_cast<std::size_t>(lanes_here),
-                                      false, edge);
+        for (index_t i = 0; i < run.count; ++i) {
+          for (index_t v = 0; v < with.batches; ++v) {
+            auto here = at;
+            for (std::size_t k = 0; k < NI; ++k) here.in[k] += v * w;
+            for (std::size_t k = 0; k < NO; ++k)
+              if (here.out[k]) here.out[k] += v * w;
+            const index_t lanes_here = std::min(w, n - c - v * w);
+            V edge[NS];
+            for (std::size_t e = 0; e < NS; ++e)
+              edge[e] = load_states<V>(args.edge[e], s + i, channel + c + v * w, lanes_here,
+                                       args.edge_default[e]);
+            advance<true, false, 1, NS>(op, carry + i * with.batches + v, here, {}, 1,
+                                        static_cast<std::size_t>(lanes_here), false, edge);
+          }
+          run.walk(at, 1);
         }
+        run.walk(at, -run.count);
         at.walk(1);
       }
     };
@@ -161,8 +179,11 @@ void sweep_channels(const Op& op, const sweep_args<T, State, NI, NO, NS>& args, 
     const bool edge_last = NS > 0 && args.reverse && to == range.length;
     if (edge_first) edge_step();
     const index_t steps = to - from - (edge_first || edge_last ? 1 : 0);
-    with.advance(op, carry, at, steps, last, how.stream, nullptr);
-    if (edge_last) edge_step();
+    with.advance(op, carry, at, run, steps, last, how.stream, nullptr);
+    if (edge_last) {
+      run.walk(at, 1 - run.count);
+      edge_step();
+    }
   };
 
   using kind = block_kind<V, Op, T, NI, NO>;
@@ -189,8 +210,10 @@ void sweep_channels(const Op& op, const sweep_args<T, State, NI, NO, NS>& args, 
   }
 
   if (!args.carry_out.out) return;
-  for (index_t c = 0; c < n; c += w)
-    store_states(op.store(parked[c / w]), args.carry_out, s, channel + c, std::min(w, n - c));
+  next = parked;
+  for (index_t i = s; i < s + run.count; ++i)
+    for (index_t c = 0; c < n; c += w)
+      store_states(op.store(*next++), args.carry_out, i, channel + c, std::min(w, n - c));
 }
 
 template <class V, class Op, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
@@ -204,9 +227,26 @@ void share_channels(unsigned threads, const Op& op, const sweep_args<T, State, N
          sequences * ((channels + per_task - 1) / per_task) < static_cast<index_t>(threads))
     per_task = (per_task / 2 + w - 1) / w * w;
   const index_t parts = (channels + per_task - 1) / per_task;
-  parallel_for(threads, sequences * parts, [&](index_t task) {
-    const index_t s = parts == 1 ? task : task / parts, channel = (task - s * parts) * per_task;
-    sweep_channels<V>(op, args, s, channel, std::min(per_task, channels - channel), how);
+  // Sequences of one task: as many carries as there is place for; on several threads only short
+  // ones, and so that each thread has two tasks.
+  const bool one_block = channels == 4 * w || channels == 8 * w || channels <= w;
+  const bool are_short =
+      !scan_ops::costly<Op> && args.in[0].extent(1) * channels <= scan_tuning::short_sequence;
+  const index_t each = threads == 1 ? sequences : are_short ? sequences / (2 * threads) : 1;
+  const index_t together = one_block && args.offsets.empty()
+                               ? std::clamp<index_t>(each, 1, scan_tuning::task_channels / (8 * w))
+                               : 1;
+  const index_t groups = (sequences + together - 1) / together;
+  parallel_for(threads, groups * parts, [&](index_t task) {
+    const index_t group = parts == 1 ? task : task / parts, s = group * together;
+    const index_t channel = (task - group * parts) * per_task;
+    sequence_run<NI, NO> run;
+    if (together > 1) {
+      run.count = std::min(together, sequences - s);
+      for (std::size_t k = 0; k < NI; ++k) run.in[k] = args.in[k].stride(0);
+      for (std::size_t k = 0; k < NO; ++k) run.out[k] = args.out[k].out.stride(0);
+    }
+    sweep_channels<V>(op, args, s, run, channel, std::min(per_task, channels - channel), how);
     if (how.stream) end_streaming();
   });
 }

@@ -16,7 +16,8 @@ namespace mmrec::simd {
 
 struct scan_tuning {
   static constexpr index_t task_channels = 1024;  // channels of one task; carries of 4 KiB in float
-  static constexpr index_t tile_steps = 16;       // steps between two switches of block
+  static constexpr index_t short_sequence = 4096;  // elements; a task has several
+  static constexpr index_t tile_steps = 16;        // steps between two switches of block
   // Roughly what one thread takes with arrays in its caches, and how many times longer where time
   // is contiguous; steps with an exponential take as many times longer as a state has bytes.
   static constexpr index_t bytes_per_nanosecond = 100, time_last = 2;
@@ -53,6 +54,21 @@ struct cursor {
     for (std::size_t k = 0; k < NI; ++k) in[k] += steps * in_step[k];
     for (std::size_t k = 0; k < NO; ++k)
       if (out[k]) out[k] += steps * out_step[k];
+  }
+};
+
+/// How many sequences are walked one after the other; from one to the next in each stream.
+template <std::size_t NI, std::size_t NO>
+struct sequence_run {
+  index_t count = 1;
+  std::array<index_t, NI> in{};
+  std::array<index_t, NO> out{};
+
+  template <class T>
+  MMREC_INLINE void walk(cursor<T, NI, NO>& c, index_t sequences) const {
+    for (std::size_t k = 0; k < NI; ++k) c.in[k] += sequences * in[k];
+    for (std::size_t k = 0; k < NO; ++k)
+      if (c.out[k]) c.out[k] += sequences * out[k];
   }
 };
 
