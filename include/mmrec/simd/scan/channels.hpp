@@ -88,17 +88,22 @@ void advance(const Op& op, std::array<V, Op::carries>* carry, cursor<T, NI, NO>&
       store(to, y[k]);
     }
   };
+  // Backwards also in the row: where rows go down and lines up nothing is fetched ahead, and scans
+  // in the third level take twice the time.
+  const auto nth = [](std::size_t v) MMREC_LAMBDA_INLINE {
+    return (Op::backwards ? Wide / span - 1 - v : v) * span;
+  };
   for (index_t sequences = run.count;; carry += Wide) {
     unroll<Wide>([&](std::size_t v) MMREC_LAMBDA_INLINE { carries[v] = carry[v]; });
     if constexpr (span == 2) each_pair(carries, [](V& a, V& b) { unzip(a, b); });
     for (index_t i = 0; i < steps; ++i) {
       if constexpr (scan_ops::costly_value<Op>) {
-        unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE { begin(v * span); });
-        unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE { end(v * span); });
+        unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE { begin(nth(v)); });
+        unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE { end(nth(v)); });
       } else {
         unroll<Wide / span>([&](std::size_t v) MMREC_LAMBDA_INLINE {
-          begin(v * span);
-          end(v * span);
+          begin(nth(v));
+          end(nth(v));
         });
       }
       for (std::size_t k = 0; k < NI; ++k) in[k] += in_step[k];
