@@ -51,7 +51,7 @@ class arena final : public std::pmr::memory_resource {
   /// would miss the page tables' cache otherwise.
   static constexpr std::size_t huge_page = std::size_t{1} << 21;
   static std::align_val_t alignment_of(std::size_t size) {
-    return std::align_val_t{size >= 2 * huge_page ? huge_page : alignment};
+    return std::align_val_t{size >= huge_page ? huge_page : alignment};
   }
   struct free_aligned {
     std::size_t size;
@@ -78,6 +78,7 @@ class arena final : public std::pmr::memory_resource {
         size = std::max(size, capacity() + need);
         blocks_.clear();
       }
+      if (size >= huge_page) size = (size + huge_page - 1) / huge_page * huge_page;  // whole ones
       add_block(size);
       fit = std::prev(blocks_.end());
     }
@@ -114,7 +115,7 @@ class arena final : public std::pmr::memory_resource {
               free_aligned{size}};
     b.size = size;
 #if defined(MADV_HUGEPAGE)
-    if (size >= 2 * huge_page) madvise(b.data.get(), size, MADV_HUGEPAGE);  // advice only
+    if (size >= huge_page) madvise(b.data.get(), size, MADV_HUGEPAGE);  // advice only
 #endif
     blocks_.push_back(std::move(b));
   }

@@ -3,7 +3,7 @@
 // Geijn, 2008): blocking, threading and the choice of kernel. The tile is in gemm/microkernel.hpp,
 // copies in gemm/packing.hpp, products that only stream a matrix in gemm/few_rows*.hpp.
 //
-// A task is a block of C (gemm/block_grid.hpp): up to 144 rows and 32 panels of columns. It runs
+// A task is a block of C (gemm/block_grid.hpp): up to 144 rows and 2048 columns. It runs
 // through K in passes of up to 256 steps (4 KiB with registers of 512 bits); in a pass each panel
 // of B meets every tile of A's rows.
 // A finished tile of C goes batch by batch to `epilogue(row, column, lanes, live)`, which owns the
@@ -103,11 +103,15 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
           return {at.row + first, end - first, column, columns};
         };
         const bool last = pass + 1 == passes;
+        // All tiles but the first, which waits for its own, ask for a piece of the next panel: the
+        // hardware would come to it only when it is read, page after page.
+        right_panel<E> panel = panels[i / width];
+        const E* next = panels.after(i / width);
+        const E* const next_end = next ? next + padded_steps<V, E>(steps) * width : nullptr;
         index_t done = 0;
         for (index_t r = 0; r < at.rows;) {
           const index_t height = tile_height<V>(at.rows - r), end = std::min(at.rows, r + height);
-          // Where sums go is asked for while there is arithmetic to do. (Panels are read front to
-          // back: the hardware asks for the next one, and to do it here takes 2 % longer.)
+          // Where sums go is asked for while there is arithmetic to do.
           if (!last || pass > 0) ask_for_lines(c + (r + height) * width, height * width);
           if (last && done == r)
             finish.expect(results_of(r, flip ? std::min(at.rows, r + turned_rows<V>) : end));
@@ -116,12 +120,14 @@ void gemm_block(const A& a, const B& b, const gemm_range& at, bool flip,
                               end - r == height;
           if (stored)
             multiply_tile<V>(
-                height, columns, left.tile(r, height), panels[i / width], steps,
+                height, columns, left.tile(r, height), panel, steps,
                 tile_sums<Acc, E>{sums.from, store.data + (at.row + r) * store.row + column,
                                   store.row, store.add});
           else
-            multiply_tile<V>(height, columns, left.tile(r, height), panels[i / width], steps, sums);
+            multiply_tile<V>(height, columns, left.tile(r, height), panel, steps, sums);
           r = end;
+          panel.soon = next < next_end ? next : nullptr;
+          if (panel.soon) next += elements_asked_for<V, E>(steps);
           if (stored) done = r;
           // Finished rows leave at once, so that their stores drain behind the next tile.
           if (!last || done == r) continue;

@@ -25,10 +25,13 @@ struct gemm_tuning {
   /// tile is so large that the second level keeps pace, enough that sums are rarely touched.
   static constexpr bool streams = sizeof(V) == 64;
   static constexpr index_t depth = streams ? 4096 / static_cast<index_t>(sizeof(Acc)) : 256;
-  static constexpr index_t block_rows = 144;  // rows of one task: whole tiles and batches
-  static constexpr index_t block_columns = 32 * columns;  // columns of one task
+  static constexpr index_t block_rows = 144;      // rows of one task: whole tiles and batches
+  static constexpr index_t block_columns = 2048;  // of one task: A is packed for so many, in 1 %
   static constexpr index_t panels = 4;  // packed together: a row of them is some lines of the cache
   static constexpr index_t columns_in_place = 6 * columns;  // fewer do not pay for a packed tile
+  /// Steps of a turn of the innermost loop. (With 16 registers GCC spills accumulators when it sees
+  /// more than two.)
+  static constexpr index_t unrolled = registers<V> == 32 ? 4 : 2;
 };
 
 /// Where the left factor of a tile lies: the word of row r and of steps from k on at
@@ -39,12 +42,22 @@ struct left_tile {
   index_t row, step;
 };
 
-/// Where the right factor of a panel lies: words of steps from k on from data[k * step] on.
+/// Where the right factor of a panel lies: words of steps from k on from data[k * step] on. From
+/// `soon` on, unless it is null, lies what the second-level cache is asked for meanwhile, a line
+/// with each turn of the innermost loop.
 template <class E>
 struct right_panel {
   const E* data;
   index_t step;
+  const E* soon = nullptr;
 };
+
+/// Elements that a tile of so many steps asks for.
+template <class V, class E>
+constexpr index_t elements_asked_for(index_t steps) {
+  constexpr index_t turn = gemm_tuning<V>::unrolled * steps_in_word<V, E>;
+  return (steps + steps_in_word<V, E> - 1) / turn * (64 / static_cast<index_t>(sizeof(E)));
+}
 
 /// Where the sums of a tile begin and where they go. `from` is a dense tile, or null for zeros;
 /// element (r, j) goes to to[r * row + j], or is added to what is there. To can be an E that is
@@ -138,10 +151,9 @@ void microkernel(const left_tile<E>& a, const right_panel<E>& b, index_t depth,
       unroll<from.size()>(
           [&](auto i) MMREC_LAMBDA_INLINE { from[i] += static_cast<index_t>(count()) * step; });
   };
-  // With 16 registers GCC spills accumulators when it sees more than two steps.
-  constexpr std::size_t together = registers<V> == 32 ? 4 : 2;
-  constexpr auto stride = static_cast<index_t>(together), turns = 16 / stride,
-                 prefetched = (Rows + turns - 1) / turns;
+  constexpr index_t stride = gemm_tuning<V>::unrolled, turns = 16 / stride,
+                    prefetched = (Rows + turns - 1) / turns;
+  const E* to_ask = b.soon ? b.soon : b.data;
   index_t k = 0;
   for (; k + stride <= words; k += stride) {
     // Rows that are not next to each other are too many streams for the hardware's prefetcher.
@@ -150,7 +162,9 @@ void microkernel(const left_tile<E>& a, const right_panel<E>& b, index_t depth,
           a.data + (k / stride % turns * prefetched) * row + k * word + prefetch_distance;
       for (index_t r = 0; r < prefetched; ++r) __builtin_prefetch(soon + r * row);
     }
-    advance(std::integral_constant<std::size_t, together>{});
+    __builtin_prefetch(to_ask, 0, 2);
+    to_ask += 64 / sizeof(E);
+    advance(std::integral_constant<std::size_t, static_cast<std::size_t>(stride)>{});
   }
   for (; k < words; ++k) advance(std::integral_constant<std::size_t, 1>{});
   unroll<rows>([&](auto r) MMREC_LAMBDA_INLINE {

@@ -84,7 +84,7 @@ class packed_matrix {
       }
       return {space, width, steps * width};
     } else {
-      return {panel(column) + k * width, width, panel_};
+      return {panel(column) + k * width, width, panel_, (columns_ - column + width - 1) / width};
     }
   }
 

@@ -104,12 +104,15 @@ void pack_strips(const Operand& operand, index_t first, index_t count, index_t k
 }
 
 /// Neighbouring panels of the right factor: words of steps from k on of the i-th from
-/// data[i * apart + k * step] on.
+/// data[i * apart + k * step] on. There are `far` of them, these and those that follow, if they are
+/// to be asked for.
 template <class E>
 struct right_panels {
   const E* data;
-  index_t step, apart;
+  index_t step, apart, far = 0;
   right_panel<E> operator[](index_t i) const { return {data + i * apart, step}; }
+  /// The one after this, if it is to be asked for.
+  const E* after(index_t i) const { return i + 1 < far ? data + (i + 1) * apart : nullptr; }
 };
 
 /// How many of the columns that are left are packed together: whole panels, then a ragged one.
