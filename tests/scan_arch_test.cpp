@@ -196,7 +196,7 @@ TEMPLATE_LIST_TEST_CASE("scan: stores past the caches change no bit", "[componen
       const scan_ops::forward<scan_ops::cumprod, false> op{};
       if (kind == layout::channel_last) {
         for (index_t s = 0; s < batch; ++s)
-          simd::detail::sweep_channels<V>(op, args, s, 0, channels, {.stream = true});
+          simd::detail::sweep_channels<V>(op, args, s, {}, 0, channels, {.stream = true});
       } else {
         using group =
             simd::detail::row_group<V, std::remove_const_t<decltype(op)>, T, T, 1, 1, 0, TestType>;
