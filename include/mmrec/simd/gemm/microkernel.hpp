@@ -26,7 +26,7 @@ struct gemm_tuning {
   static constexpr bool streams = sizeof(V) == 64;
   static constexpr index_t depth = streams ? 4096 / static_cast<index_t>(sizeof(Acc)) : 256;
   static constexpr index_t block_rows = 144;      // rows of one task: whole tiles and batches
-  static constexpr index_t block_columns = 2048;  // of one task: A is packed for so many, in 1 %
+  static constexpr index_t block_columns = 2048;  // of one task: A is packed once for so many
   static constexpr index_t panels = 4;  // packed together: a row of them is some lines of the cache
   static constexpr index_t columns_in_place = 6 * columns;  // fewer do not pay for a packed tile
   /// Steps of a turn of the innermost loop. (With 16 registers GCC spills accumulators when it sees

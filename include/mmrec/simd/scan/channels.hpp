@@ -17,7 +17,7 @@ MMREC_INLINE void each_pair(Carry (&carry)[Wide], const F& f) {
     for (std::size_t k = 0; k < carry[v].size(); ++k) f(carry[v][k], carry[v + 1][k]);
 }
 
-/// `steps` steps of Wide neighbouring batches, of one sequence after the other; the last
+/// `steps` steps of Wide neighbouring batches, of one sequence of `run` after the other; the last
 /// batch has `last` live lanes if Partial. The last Edges inputs are `edge`: states, which are not
 /// rounded to T. Late: see storing.
 template <bool Partial, bool Late, std::size_t Wide, std::size_t Edges, class V, class Op, class T,
