@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA backend's ground floor: errors that name call and code and leave the library usable,
-// scratch that is reused.
-#include <mmrec/cuda/runtime.cuh>
+// scratch that is reused, branches of a graph.
+#include <mmrec/cuda/branches.cuh>
 
 #include <string>
+#include <vector>
 
 #include "support/catch.hpp"
 
@@ -66,4 +67,62 @@ TEST_CASE("cuda: scratch is obtained once", "[components]") {
   const cuda::stream_scratch none(on, "cumprod", 0);
   CHECK(none.data() == nullptr);
   CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
+TEST_CASE("cuda: branches of a captured stream are side by side", "[components]") {
+  cudaStream_t stream;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  const backend::cuda on{stream};
+  const cuda::stream_scratch memory(on, "cumprod", 5 * 32 * sizeof(int));
+  int* const p = reinterpret_cast<int*>(memory.data());
+  const auto write = [&](int i) {
+    cuda::launch(on, "cumprod", {1, 32, 0}, write_index, p + 32 * i);
+  };
+  const auto work = [&] {
+    write(0);
+    cuda::branches side_by_side(on, "cumprod");
+    write(1);
+    side_by_side.next();
+    write(2), write(3);
+    side_by_side.next();  // nothing is in the third
+    side_by_side.join();
+    write(4);
+  };
+  const auto all_written = [&] {
+    std::vector<int> values(5 * 32);
+    REQUIRE(cudaMemcpyAsync(values.data(), p, values.size() * sizeof(int), cudaMemcpyDeviceToHost,
+                            stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    return values == std::vector<int>(values.size(), 1);
+  };
+  const auto clear = [&] {
+    REQUIRE(cudaMemsetAsync(p, 0, 5 * 32 * sizeof(int), stream) == cudaSuccess);
+  };
+
+  clear();
+  work();
+  CHECK(all_written());
+
+  clear();
+  cudaGraph_t graph;
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  work();
+  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  // 0 -> 1 -> 4 and 0 -> 2 -> 3 -> 4
+  std::size_t nodes = 0, edges = 0;
+  REQUIRE(cudaGraphGetNodes(graph, nullptr, &nodes) == cudaSuccess);
+#if CUDART_VERSION >= 13000
+  REQUIRE(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &edges) == cudaSuccess);
+#else
+  REQUIRE(cudaGraphGetEdges(graph, nullptr, nullptr, &edges) == cudaSuccess);
+#endif
+  CHECK(nodes == 5);
+  CHECK(edges == 5);
+  cudaGraphExec_t executable;
+  REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+  REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+  CHECK(all_written());
+  REQUIRE(cudaGraphExecDestroy(executable) == cudaSuccess);
+  REQUIRE(cudaGraphDestroy(graph) == cudaSuccess);
+  REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
 }

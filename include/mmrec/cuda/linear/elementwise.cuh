@@ -234,44 +234,63 @@ __global__ void __launch_bounds__(linear_threads)
   dbias.put(o, total);
 }
 
-/// du (absent: not written) and dbias (absent: not summed) from dy and what was saved.
-template <class Activation, class S>
-void gradient_pass(const backend::cuda& on, const view<const S, 2>& dy,
-                   const view<const S, 2>& saved, const view<S, 2>& du, const view<S, 1>& dbias,
-                   bool accumulate, const struct dropout& dropout) {
-  const char* const function = "linear_backward";
+/// du (absent: not written) and dbias (absent: not summed) from dy and what was saved. dbias may
+/// come in pieces, which add_up adds; du is there before.
+template <class S>
+class gradient_pass {
+ public:
+  template <class Activation>
+  gradient_pass(Activation, const backend::cuda& on, const view<const S, 2>& dy,
+                const view<const S, 2>& saved, const view<S, 2>& du, const view<S, 1>& dbias,
+                bool accumulate, const struct dropout& dropout)
+      : on_(on),
+        rows_(dy.extent(0)),
+        outputs_(dy.extent(1)),
+        piece_rows_(piece_rows_of(rows_)),
+        pieces_((rows_ + piece_rows_ - 1) / piece_rows_),
+        dbias_{dbias.data_handle(), dbias.stride(0), accumulate},
+        sums_(on, function,
+              adds() ? static_cast<std::size_t>(pieces_ * outputs_) * sizeof(Acc) : 0) {
+    gradient_parameters<S> p;
+    p.dy = dy, p.du = du;
+    if constexpr (!std::same_as<Activation, activation::identity>) p.saved = saved;
+    p.rows = rows_, p.outputs = outputs_, p.piece_rows = piece_rows_;
+    p.dropout = dropout_factors<Acc>(dropout);
+    p.dbias = dbias_, p.sums = sums();
+    constexpr int E = pack_size<S>;
+    const bool vectors =
+        outputs_ % E == 0 && takes_vectors(dy) && takes_vectors(saved) && takes_vectors(du);
+    const auto enqueue = [&](auto kernel, int at_once) {
+      p.column_blocks = (outputs_ + 32 * at_once - 1) / (32 * at_once);
+      if (pieces_ * p.column_blocks > 0)
+        launch(on_, function,
+               {.blocks = pieces_ * p.column_blocks, .threads = linear_threads, .early = true},
+               kernel, p);
+    };
+    if (vectors)
+      enqueue(linear_gradient<Activation, E, S>, E);
+    else
+      enqueue(linear_gradient<Activation, 1, S>, 1);
+  }
+
+  void add_up() const {
+    if (adds())
+      launch(on_, function,
+             {.blocks = (outputs_ + 31) / 32, .threads = linear_threads, .early = true},
+             add_pieces<S>, static_cast<const Acc*>(sums()), pieces_, outputs_, dbias_);
+  }
+  /// Is dbias still to be added up?
+  bool adds() const { return dbias_.to && outputs_ > 0 && pieces_ != 1; }
+
+ private:
   using Acc = accumulator_t<S>;
-  gradient_parameters<S> p;
-  p.dy = dy, p.du = du;
-  if constexpr (!std::same_as<Activation, activation::identity>) p.saved = saved;
-  p.rows = dy.extent(0), p.outputs = dy.extent(1);
-  if (p.outputs == 0) return;
-  p.piece_rows = piece_rows_of(p.rows);
-  p.dropout = dropout_factors<Acc>(dropout);
-  const index_t pieces = (p.rows + p.piece_rows - 1) / p.piece_rows;
-  p.dbias = {dbias.data_handle(), dbias.stride(0), accumulate};
-  const bool adds = dbias && pieces != 1;
-  const stream_scratch memory(
-      on, function, adds ? static_cast<std::size_t>(pieces * p.outputs) * sizeof(Acc) : 0);
-  p.sums = reinterpret_cast<Acc*>(memory.data());
-  constexpr int E = pack_size<S>;
-  const bool vectors =
-      p.outputs % E == 0 && takes_vectors(dy) && takes_vectors(saved) && takes_vectors(du);
-  const auto enqueue = [&](auto kernel, int at_once) {
-    p.column_blocks = (p.outputs + 32 * at_once - 1) / (32 * at_once);
-    if (pieces > 0)
-      launch(on, function,
-             {.blocks = pieces * p.column_blocks, .threads = linear_threads, .early = true}, kernel,
-             p);
-  };
-  if (vectors)
-    enqueue(linear_gradient<Activation, E, S>, E);
-  else
-    enqueue(linear_gradient<Activation, 1, S>, 1);
-  if (adds)
-    launch(on, function,
-           {.blocks = (p.outputs + 31) / 32, .threads = linear_threads, .early = true},
-           add_pieces<S>, static_cast<const Acc*>(p.sums), pieces, p.outputs, p.dbias);
-}
+  static constexpr const char* function = "linear_backward";
+  Acc* sums() const { return reinterpret_cast<Acc*>(sums_.data()); }
+
+  backend::cuda on_;
+  index_t rows_, outputs_, piece_rows_, pieces_;
+  bias_gradient<S> dbias_;
+  stream_scratch sums_;
+};
 
 }  // namespace mmrec::cuda::detail
