@@ -7,6 +7,7 @@
 // `fraction` is the median over the rounds of product time / our time: 1.0 means that bias,
 // activation and their gradients are free. A training call is measured against its three products.
 // `graph` figures are of the same calls replayed from a CUDA graph, where launches cost least.
+// On the tensor cores all is measured a second time with `autotune`, the plain products too.
 #include <mmrec/linear.hpp>
 #include <mmrec/optimizer.hpp>
 
@@ -128,6 +129,11 @@ struct bench {
     std::fflush(stdout);
   }
 
+  static std::string element_of(const backend::cuda& on, const char* element) {
+    return "\"element\": \"" + std::string(element) +
+           (on.autotune ? "\", \"autotune\": true" : "\"");
+  }
+
   // ---- One layer --------------------------------------------------------------------------------
 
   void layer(const backend::cuda& on, const char* element, index_t rows, index_t inputs,
@@ -144,8 +150,8 @@ struct bench {
                                    cuda::stored_view(d), false);
     };
     const auto head = [&](const char* op) {
-      return "\"op\": \"" + std::string(op) + "\", \"element\": \"" + element +
-             "\", \"rows\": " + std::to_string(rows) + ", \"inputs\": " + std::to_string(inputs) +
+      return "\"op\": \"" + std::string(op) + "\", " + element_of(on, element) +
+             ", \"rows\": " + std::to_string(rows) + ", \"inputs\": " + std::to_string(inputs) +
              ", \"outputs\": " + std::to_string(outputs);
     };
     const double flop = 2.0 * static_cast<double>(rows * inputs) * static_cast<double>(outputs);
@@ -229,8 +235,8 @@ struct bench {
       }
     };
     const auto head = [&](const char* op) {
-      return "\"op\": \"" + std::string(op) + "\", \"element\": \"" + element +
-             "\", \"configuration\": " + std::to_string(number);
+      return "\"op\": \"" + std::string(op) + "\", " + element_of(on, element) +
+             ", \"configuration\": " + std::to_string(number);
     };
     report(head("mlp"), flop, forward, [&] { products(false); });
     report(head("mlp_train"), 3 * flop, train, [&] { products(true); });
@@ -290,10 +296,16 @@ int main(int argc, char** argv) {
   report_device();
   const bool is_float = std::same_as<T, float>;
   b.elementwise({.stream = stream()}, is_float ? "float" : "bfloat16");
-  for (const bool tf32 : {false, true}) {
-    if (tf32 && !is_float) break;
-    const backend::cuda on{.stream = stream(), .tf32 = tf32};
-    const char* const element = !is_float ? "bfloat16" : tf32 ? "tf32" : "float";
+  struct kind {
+    const char* element;
+    bool tf32, autotune;
+  };
+  const std::vector<kind> kinds =
+      is_float
+          ? std::vector<kind>{{"float", false, false}, {"tf32", true, false}, {"tf32", true, true}}
+          : std::vector<kind>{{"bfloat16", false, false}, {"bfloat16", false, true}};
+  for (const auto& [element, tf32, autotune] : kinds) {
+    const backend::cuda on{.stream = stream(), .tf32 = tf32, .autotune = autotune};
     struct shape {
       index_t rows, inputs, outputs;
     };

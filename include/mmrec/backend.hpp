@@ -82,6 +82,11 @@ struct cuda {
   /// Products of float matrices may round their factors to TF32 (10 bits of mantissa instead of 23)
   /// and so use the tensor cores; sums stay float.
   bool tf32 = false;
+  /// Of cuBLASLt's algorithms for a product the one that is fastest on this device, instead of the
+  /// one that its heuristic names first. They are timed by the first call of each shape, which
+  /// therefore waits for the stream; a call that is being captured times nothing. Another run may
+  /// choose another algorithm, and with it another order of summation.
+  bool autotune = false;
 };
 
 }  // namespace backend

@@ -7,6 +7,7 @@
 
 #include <Eigen/Core>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -273,6 +274,73 @@ TEST_CASE("linear, clip_to, adamw: a second step obtains no memory", "[component
 
 TEST_CASE("linear, clip_to, adamw: two streams at once", "[components]") {
   check_two_streams_at_once([](int i) { return step(10 * static_cast<std::uint64_t>(i)); });
+}
+
+// Of small whole numbers all algorithms make the same bits, so that only what is timed could show.
+TEMPLATE_TEST_CASE("linear: cuBLASLt's algorithms, timed", "[components]", float, double,
+                   Eigen::half, Eigen::bfloat16) {
+  using T = TestType;
+  constexpr index_t rows = 96, inputs = 160, outputs = 200;
+  const auto numbers = [](index_t n, unsigned seed) {
+    std::vector<T> v;
+    for (const float x : random_vector<float>(n, seed)) v.push_back(T(std::round(1.4F * x)));
+    return v;
+  };
+  std::vector<T> x = numbers(rows * inputs, 1), w = numbers(outputs * inputs, 2),
+                 bias = numbers(outputs, 3), dy = numbers(rows * outputs, 4);
+  const view<const T, 2> vx{x.data(), {rows, inputs}}, vw{w.data(), {outputs, inputs}};
+  struct results {
+    std::vector<T> y = std::vector<T>(rows * outputs), dx = std::vector<T>(rows * inputs),
+                   dw = std::vector<T>(outputs * inputs, T(3));
+    bool operator==(const results&) const = default;
+  };
+  const auto run = [&](const backend::cuda& on, results& r) {
+    linear(on, vx, vw, view<T, 2>{r.y.data(), {rows, outputs}}, {.bias = flat(bias)});
+    linear_backward(on, view<const T, 2>{dy.data(), {rows, outputs}}, vx, vw,
+                    {.dx = {r.dx.data(), {rows, inputs}},
+                     .dw = {r.dw.data(), {outputs, inputs}},
+                     .accumulate_parameters = true});
+  };
+  const auto timed_plans = [] {
+    int device = 0;
+    require(cudaGetDevice(&device));
+    const auto& plans = cuda::detail::blas_of(device).plans;
+    return std::count_if(plans.begin(), plans.end(),
+                         [](const auto& p) { return p.first.autotune; });
+  };
+  cudaStream_t stream;
+  require(cudaStreamCreate(&stream));
+  for (const bool tf32 : {false, true}) {
+    if (tf32 && !std::same_as<T, float>) break;
+    const backend::cuda on{.stream = stream, .tf32 = tf32};
+    const backend::cuda autotune{.stream = stream, .tf32 = tf32, .autotune = true};
+    results plain, captured, timed, again;
+    run(on, plain);
+    require(cudaStreamSynchronize(stream));
+    const auto before = timed_plans();
+
+    // What is captured is not timed.
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    run(autotune, captured);
+    require(cudaStreamEndCapture(stream, &graph));
+    CHECK(timed_plans() == before);
+    require(cudaGraphInstantiate(&executable, graph, 0));
+    require(cudaGraphLaunch(executable, stream));
+
+    run(autotune, timed);
+    const auto made = timed_plans();
+    CHECK(made >= before + 3);  // and what cuBLASLt has no kernel for
+    run(autotune, again);
+    require(cudaStreamSynchronize(stream));
+    CHECK(timed_plans() == made);
+    CHECK(std::isfinite(static_cast<float>(plain.y[0])));
+    CHECK((captured == plain && timed == plain && again == plain));
+    require(cudaGraphExecDestroy(executable));
+    require(cudaGraphDestroy(graph));
+  }
+  require(cudaStreamDestroy(stream));
 }
 
 TEST_CASE("cuBLASLt's errors name the call and the code", "[errors]") {

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// cuBLASLt: one handle to a device, and one plan to a product: descriptors and the algorithm that
-// the heuristic names first for these shapes, leading dimensions, alignments, types and epilogue.
-// Handles and plans are made once and live as long as the program; a call looks its plan up and
-// enqueues one product. Workspace comes from the tag's pool, so that calls wait for nothing and can
-// be captured in a graph. (A product whose plan does not exist yet loads its kernel: run a step
-// once before it is captured.)
+// cuBLASLt: its errors, and plans of products: descriptors for these shapes, leading dimensions,
+// alignments, types and epilogue, and the algorithms that its heuristic names for them.
 //
 // Sums of 16-bit products are float from beginning to end: algorithms that would add partial sums
 // in the result's type are not asked for.
@@ -15,11 +11,10 @@
 
 #include <cublasLt.h>
 
+#include <algorithm>
 #include <array>
 #include <compare>
 #include <cstddef>
-#include <map>
-#include <mutex>
 #include <string>
 
 namespace mmrec {
@@ -58,9 +53,17 @@ struct product_key {
   bool transposed_a = false, transposed_b = false;
   index_t m = 0, n = 0, k = 0, leading_a = 0, leading_b = 0, leading_d = 0;
   unsigned alignment_a = 0, alignment_b = 0, alignment_d = 0, alignment_bias = 0;
+  bool autotune = false;
 
   auto operator<=>(const product_key&) const = default;
   cudaDataType_t scale() const { return compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F; }
+};
+
+struct product_operands {
+  const void *a, *b;
+  void* d;
+  const void* bias;  // null: none
+  bool accumulate;
 };
 
 struct product_plan {
@@ -69,6 +72,16 @@ struct product_plan {
   cublasLtMatrixLayoutOpaque_t a{}, b{}, d{};
   cublasLtMatmulAlgo_t algorithm{};
   std::size_t workspace = 0;
+
+  void take(const cublasLtMatmulHeuristicResult_t& named) {
+    found = true, algorithm = named.algo, workspace = named.workspaceSize;
+  }
+};
+
+/// The algorithms that the heuristic names for a product, first the one that it thinks fastest.
+struct named_algorithms {
+  std::array<cublasLtMatmulHeuristicResult_t, 8> all;
+  int count = 0;
 };
 
 /// The alignment that plans are told apart by: 16 bytes is all that kernels ask for.
@@ -78,17 +91,6 @@ inline unsigned alignment_of(const void* p) {
   return bytes;
 }
 
-struct blas_state {
-  std::mutex mutex;
-  cublasLtHandle_t handle = nullptr;  // never destroyed: at exit the driver may be gone before
-  std::map<product_key, product_plan> plans;
-};
-
-inline blas_state& blas_of(int device) {
-  static std::array<blas_state, max_devices> states;
-  return states[static_cast<std::size_t>(device)];
-}
-
 template <class Value>
 void set(const char* function, cublasLtMatmulDescOpaque_t& operation,
          cublasLtMatmulDescAttributes_t attribute, const Value& value) {
@@ -96,8 +98,9 @@ void set(const char* function, cublasLtMatmulDescOpaque_t& operation,
         cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof value));
 }
 
+/// A plan, with the first of at most `most` algorithms that are named for it.
 inline product_plan make_plan(const char* function, cublasLtHandle_t handle, const product_key& p,
-                              const void* bias) {
+                              const void* bias, int most, named_algorithms& named) {
   product_plan plan;
   check(function, "cublasLtMatmulDescInit",
         cublasLtMatmulDescInit(&plan.operation, p.compute, p.scale()));
@@ -132,49 +135,31 @@ inline product_plan make_plan(const char* function, cublasLtHandle_t handle, con
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, std::uint32_t{p.alignment_d});
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, std::uint32_t{p.alignment_d});
 
-  cublasLtMatmulHeuristicResult_t best{};
-  int count = 0;
-  const cublasStatus_t code = cublasLtMatmulAlgoGetHeuristic(
-      handle, &plan.operation, &plan.a, &plan.b, &plan.d, &plan.d, &preference, 1, &best, &count);
+  const cublasStatus_t code =
+      cublasLtMatmulAlgoGetHeuristic(handle, &plan.operation, &plan.a, &plan.b, &plan.d, &plan.d,
+                                     &preference, most, named.all.data(), &named.count);
   // Not supported and invalid combinations are answers: the caller has another way.
   if (code != CUBLAS_STATUS_NOT_SUPPORTED && code != CUBLAS_STATUS_INVALID_VALUE)
     check(function, "cublasLtMatmulAlgoGetHeuristic", code);
-  if (code != CUBLAS_STATUS_SUCCESS || count == 0 || best.state != CUBLAS_STATUS_SUCCESS)
-    return plan;
-  plan.algorithm = best.algo;
-  plan.workspace = best.workspaceSize;
-  plan.found = true;
+  if (code != CUBLAS_STATUS_SUCCESS) named.count = 0;
+  const auto usable =
+      std::remove_if(named.all.begin(), named.all.begin() + named.count,
+                     [](const auto& a) { return a.state != CUBLAS_STATUS_SUCCESS; });
+  named.count = static_cast<int>(usable - named.all.begin());
+  if (named.count > 0) plan.take(named.all[0]);
   return plan;
 }
 
-/// Enqueues D = A B, or D += A B; false, and nothing is enqueued, where cuBLASLt has no kernel.
-inline bool enqueue_product(const backend::cuda& on, const char* function, const product_key& key,
-                            const void* a, const void* b, void* d, const void* bias,
-                            bool accumulate) {
-  blas_state& state = blas_of(device_number(function));
-  product_plan plan;  // a copy of its own, with this call's pointers
-  {
-    const std::lock_guard lock(state.mutex);
-    if (!state.handle) check(function, "cublasLtCreate", cublasLtCreate(&state.handle));
-    auto found = state.plans.find(key);
-    if (found == state.plans.end())
-      found = state.plans.emplace(key, make_plan(function, state.handle, key, bias)).first;
-    plan = found->second;
-  }
-  if (!plan.found) return false;
-  if (bias) set(function, plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-  const stream_scratch workspace(on, function, plan.workspace);
+/// Enqueues the product. (cuBLASLt takes descriptors as they can be written to.)
+inline cublasStatus_t run(product_plan& plan, cublasLtHandle_t handle, const product_key& key,
+                          const product_operands& x, void* workspace, cudaStream_t stream) {
   union scale {
     float single;
     double twice;
-  } one{1}, beta{accumulate ? 1.0F : 0.0F};
-  if (key.scale() == CUDA_R_64F) one.twice = 1, beta.twice = accumulate ? 1 : 0;
-  const cublasStatus_t code =
-      cublasLtMatmul(state.handle, &plan.operation, &one, a, &plan.a, b, &plan.b, &beta, d, &plan.d,
-                     d, &plan.d, &plan.algorithm, workspace.data(), plan.workspace, stream_of(on));
-  if (code == CUBLAS_STATUS_NOT_SUPPORTED) return false;
-  check(function, "cublasLtMatmul", code);
-  return true;
+  } one{1}, beta{x.accumulate ? 1.0F : 0.0F};
+  if (key.scale() == CUDA_R_64F) one.twice = 1, beta.twice = x.accumulate ? 1 : 0;
+  return cublasLtMatmul(handle, &plan.operation, &one, x.a, &plan.a, x.b, &plan.b, &beta, x.d,
+                        &plan.d, x.d, &plan.d, &plan.algorithm, workspace, plan.workspace, stream);
 }
 
 }  // namespace detail

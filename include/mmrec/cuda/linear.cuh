@@ -16,7 +16,8 @@
 // that the algorithm chooses; here it is summed on the way to du, which costs no further reading.
 //
 // The order of summation is that of the algorithm which cuBLASLt names for the shapes, strides and
-// alignment: equal calls give equal bits, another layout may give others. With 16-bit elements du
+// alignment: equal calls give equal bits, another layout may give others. (With autotune it is that
+// of the fastest of several, which another run may measure otherwise.) With 16-bit elements du
 // is rounded to the element's type, as tensor cores take it; dbias is summed before that rounding.
 #pragma once
 

@@ -7,8 +7,8 @@
 // multiply-add after the other.
 #pragma once
 
-#include <mmrec/cuda/cublas.cuh>
 #include <mmrec/cuda/element.cuh>
+#include <mmrec/cuda/linear/planned_product.cuh>
 #include <mmrec/cuda/linear/transpose.cuh>
 #include <mmrec/cuda/transform.cuh>
 
@@ -102,8 +102,13 @@ bool blas_product(const backend::cuda& on, const char* function, const view<cons
   key.alignment_b = alignment_of(second.data_handle());
   key.alignment_d = alignment_of(d.data_handle());
   if (bias) key.alignment_bias = alignment_of(bias);
-  return enqueue_product(on, function, key, first.data_handle(), second.data_handle(),
-                         d.data_handle(), bias, accumulate);
+  key.autotune = on.autotune;
+  return enqueue_product(on, function, key,
+                         {.a = first.data_handle(),
+                          .b = second.data_handle(),
+                          .d = d.data_handle(),
+                          .bias = bias,
+                          .accumulate = accumulate});
 }
 
 /// A matrix as kernels address it.
