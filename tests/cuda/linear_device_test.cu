@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <functional>
 #include <limits>
 #include <numeric>
@@ -76,6 +77,13 @@ struct step {
   }
 };
 
+std::ptrdiff_t timed_plans() {
+  int device = 0;
+  require(cudaGetDevice(&device));
+  const auto& plans = cuda::detail::blas_of(device).plans;
+  return std::count_if(plans.begin(), plans.end(), [](const auto& p) { return p.first.autotune; });
+}
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("linear: our own product", "[components]", float, double, Eigen::half,
@@ -129,12 +137,15 @@ TEMPLATE_TEST_CASE("linear: cuBLASLt has a kernel for every dense product", "[co
 }
 
 TEST_CASE("linear: TF32 where it is asked for", "[components]") {
+  const bool autotune = GENERATE(false, true);
+  CAPTURE(autotune);
   const linear_shape shape{128, 256, 192};
   const auto p = random_linear<float>(shape, true, 0, 0, 3);
   const auto run = [&](bool tf32) {
     std::vector<float> x(p.x.begin(), p.x.end()), w(p.w.begin(), p.w.end()),
         bias(p.bias.begin(), p.bias.end()), y(static_cast<std::size_t>(shape.rows * shape.outputs));
-    linear(backend::cuda{.tf32 = tf32}, view<const float, 2>{x.data(), {shape.rows, shape.inputs}},
+    linear(backend::cuda{.tf32 = tf32, .autotune = autotune},
+           view<const float, 2>{x.data(), {shape.rows, shape.inputs}},
            view<const float, 2>{w.data(), {shape.outputs, shape.inputs}},
            view<float, 2>{y.data(), {shape.rows, shape.outputs}}, {.bias = flat(bias)});
     require(cudaDeviceSynchronize());
@@ -276,71 +287,111 @@ TEST_CASE("linear, clip_to, adamw: two streams at once", "[components]") {
   check_two_streams_at_once([](int i) { return step(10 * static_cast<std::uint64_t>(i)); });
 }
 
-// Of small whole numbers all algorithms make the same bits, so that only what is timed could show.
+TEST_CASE("linear: which of cuBLASLt's algorithms is taken", "[components]") {
+  using cuda::detail::timed_algorithm;
+  constexpr float never = std::numeric_limits<float>::infinity();
+  const auto best = [](const std::vector<timed_algorithm>& named) {
+    return cuda::detail::best_of(named);
+  };
+  CHECK(best({{1, 0}}) == 0);
+  CHECK(best({{1, 0}, {0.98F, 0}, {0.99F, 0}}) == 0);  // the heuristic's, unless it loses
+  CHECK(best({{1, 0}, {0.9F, 64}}) == 1);
+  CHECK(best({{1, 64}, {1.02F, 0}}) == 1);  // of equals the one with the least workspace
+  CHECK(best({{1, 64}, {1.05F, 0}}) == 0);
+  CHECK(best({{1, 0}, {0.9F, 64}, {0.91F, 8}, {0.9F, 8}}) == 2);
+  CHECK(best({{never, 0}, {1, 64}}) == 1);
+  CHECK(best({{never, 64}, {never, 0}}) == 0);
+}
+
+// Of small whole numbers all algorithms make the same bits.
 TEMPLATE_TEST_CASE("linear: cuBLASLt's algorithms, timed", "[components]", float, double,
                    Eigen::half, Eigen::bfloat16) {
   using T = TestType;
-  constexpr index_t rows = 96, inputs = 160, outputs = 200;
+  const linear_shape shape = GENERATE(linear_shape{96, 160, 200}, linear_shape{33, 50, 71});
+  const auto [rows, inputs, outputs] = shape;
+  CAPTURE(rows, inputs, outputs);
   const auto numbers = [](index_t n, unsigned seed) {
     std::vector<T> v;
     for (const float x : random_vector<float>(n, seed)) v.push_back(T(std::round(1.4F * x)));
     return v;
   };
-  std::vector<T> x = numbers(rows * inputs, 1), w = numbers(outputs * inputs, 2),
-                 bias = numbers(outputs, 3), dy = numbers(rows * outputs, 4);
-  const view<const T, 2> vx{x.data(), {rows, inputs}}, vw{w.data(), {outputs, inputs}};
+  const device_array<T> x(numbers(rows * inputs, 1)), w(numbers(outputs * inputs, 2)),
+      bias(numbers(outputs, 3)), dy(numbers(rows * outputs, 4));
   struct results {
-    std::vector<T> y = std::vector<T>(rows * outputs), dx = std::vector<T>(rows * inputs),
-                   dw = std::vector<T>(outputs * inputs, T(3));
-    bool operator==(const results&) const = default;
+    device_array<T> y, dx, dw;
+    explicit results(const linear_shape& s)
+        : y(s.rows * s.outputs),
+          dx(s.rows * s.inputs),
+          dw(std::vector<T>(static_cast<std::size_t>(s.outputs * s.inputs), T(3))) {}
+    std::vector<std::vector<T>> values() const { return {y.values(), dx.values(), dw.values()}; }
   };
-  const auto run = [&](const backend::cuda& on, results& r) {
-    linear(on, vx, vw, view<T, 2>{r.y.data(), {rows, outputs}}, {.bias = flat(bias)});
-    linear_backward(on, view<const T, 2>{dy.data(), {rows, outputs}}, vx, vw,
-                    {.dx = {r.dx.data(), {rows, inputs}},
-                     .dw = {r.dw.data(), {outputs, inputs}},
+  const auto run = [&](const backend::cuda& on, const results& r) {
+    const auto [n, in, out] = shape;
+    const view<const T, 2> vx{x.get(), {n, in}}, vw{w.get(), {out, in}}, vdy{dy.get(), {n, out}};
+    linear(on, vx, vw, view<T, 2>{r.y.get(), {n, out}},
+           {.bias = view<const T, 1>{bias.get(), {out}}});
+    linear_backward(on, vdy, vx, vw,
+                    {.dx = view<T, 2>{r.dx.get(), {n, in}},
+                     .dw = view<T, 2>{r.dw.get(), {out, in}},
                      .accumulate_parameters = true});
   };
-  const auto timed_plans = [] {
-    int device = 0;
-    require(cudaGetDevice(&device));
-    const auto& plans = cuda::detail::blas_of(device).plans;
-    return std::count_if(plans.begin(), plans.end(),
-                         [](const auto& p) { return p.first.autotune; });
-  };
-  cudaStream_t stream;
-  require(cudaStreamCreate(&stream));
+  const stream s;
   for (const bool tf32 : {false, true}) {
     if (tf32 && !std::same_as<T, float>) break;
-    const backend::cuda on{.stream = stream, .tf32 = tf32};
-    const backend::cuda autotune{.stream = stream, .tf32 = tf32, .autotune = true};
-    results plain, captured, timed, again;
+    const backend::cuda on{.stream = s.get(), .tf32 = tf32};
+    const backend::cuda autotune{.stream = s.get(), .tf32 = tf32, .autotune = true};
+    const results plain(shape), captured(shape), timed(shape), again(shape);
     run(on, plain);
-    require(cudaStreamSynchronize(stream));
+    s.wait();
     const auto before = timed_plans();
 
-    // What is captured is not timed.
+    // What is captured is not timed, and does not keep a later call from timing.
     cudaGraph_t graph;
     cudaGraphExec_t executable;
-    require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    require(cudaStreamBeginCapture(s.get(), cudaStreamCaptureModeThreadLocal));
     run(autotune, captured);
-    require(cudaStreamEndCapture(stream, &graph));
+    require(cudaStreamEndCapture(s.get(), &graph));
     CHECK(timed_plans() == before);
     require(cudaGraphInstantiate(&executable, graph, 0));
-    require(cudaGraphLaunch(executable, stream));
+    require(cudaGraphLaunch(executable, s.get()));
 
     run(autotune, timed);
     const auto made = timed_plans();
     CHECK(made >= before + 3);  // and what cuBLASLt has no kernel for
     run(autotune, again);
-    require(cudaStreamSynchronize(stream));
+    s.wait();
     CHECK(timed_plans() == made);
-    CHECK(std::isfinite(static_cast<float>(plain.y[0])));
-    CHECK((captured == plain && timed == plain && again == plain));
+    const auto expected = plain.values();
+    CHECK(std::isfinite(static_cast<float>(expected[0][0])));
+    CHECK((captured.values() == expected));
+    CHECK((timed.values() == expected));
+    CHECK((again.values() == expected));
     require(cudaGraphExecDestroy(executable));
     require(cudaGraphDestroy(graph));
   }
-  require(cudaStreamDestroy(stream));
+}
+
+TEST_CASE("linear: timed while another stream is captured", "[components]") {
+  constexpr index_t rows = 72, inputs = 104, outputs = 136;
+  const device_array<float> x(random_vector<float>(rows * inputs, 1)),
+      w(random_vector<float>(outputs * inputs, 2)), y(rows * outputs);
+  const stream s, other;
+  const auto run = [&](bool autotune) {
+    linear(backend::cuda{.stream = s.get(), .tf32 = true, .autotune = autotune},
+           view<const float, 2>{x.get(), {rows, inputs}},
+           view<const float, 2>{w.get(), {outputs, inputs}},
+           view<float, 2>{y.get(), {rows, outputs}});
+  };
+  run(false);
+  s.wait();
+  const auto before = timed_plans();
+  cudaGraph_t graph;
+  require(cudaStreamBeginCapture(other.get(), cudaStreamCaptureModeGlobal));
+  CHECK_NOTHROW(run(true));
+  require(cudaStreamEndCapture(other.get(), &graph));
+  CHECK(timed_plans() == before + 1);
+  s.wait();
+  require(cudaGraphDestroy(graph));
 }
 
 TEST_CASE("cuBLASLt's errors name the call and the code", "[errors]") {

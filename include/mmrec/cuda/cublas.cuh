@@ -79,8 +79,9 @@ struct product_plan {
 };
 
 /// The algorithms that the heuristic names for a product, first the one that it thinks fastest.
+inline constexpr std::size_t most_named = 16;
 struct named_algorithms {
-  std::array<cublasLtMatmulHeuristicResult_t, 8> all;
+  std::array<cublasLtMatmulHeuristicResult_t, most_named> all;
   int count = 0;
 };
 
