@@ -73,7 +73,7 @@ TEST_CASE("cuda: branches of a captured stream are side by side", "[components]"
   cudaStream_t stream;
   REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
   const backend::cuda on{stream};
-  const cuda::stream_scratch memory(on, "cumprod", 5 * 32 * sizeof(int));
+  const cuda::stream_scratch memory({}, "cumprod", 5 * 32 * sizeof(int));  // outlives the stream
   int* const p = reinterpret_cast<int*>(memory.data());
   const auto write = [&](int i) {
     cuda::launch(on, "cumprod", {1, 32, 0}, write_index, p + 32 * i);
