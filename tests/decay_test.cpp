@@ -2,6 +2,7 @@
 // The functions of the decay: what each refuses, before anything is written. Their values and
 // gradients are tested by the fixtures of MDI and of the block.
 #include <mmrec/decay.hpp>
+#include <mmrec/integrate.hpp>
 
 #include <algorithm>
 #include <array>

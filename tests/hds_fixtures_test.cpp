@@ -2,7 +2,7 @@
 // The pooled hierarchy of the long-term bank against the reference data: every level of keys and
 // values, and the gradient of a loss on all of them. A bank of one sequence is repeated for a
 // larger batch; the gradient of what is shared is the sum.
-#include <mmrec/memory_state.hpp>
+#include <mmrec/hds.hpp>
 
 #include <cstddef>
 #include <string>

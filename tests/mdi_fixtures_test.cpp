@@ -3,6 +3,7 @@
 // composed of the same primitives. Calls of a file: fwd and fwd_ctx (update and decay), decay and
 // decay_ctx (decay alone); _ctx with a context.
 #include <mmrec/decay.hpp>
+#include <mmrec/integrate.hpp>
 
 #include <string>
 #include <vector>

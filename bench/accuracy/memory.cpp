@@ -5,6 +5,7 @@
 
 #include <mmrec/attention.hpp>
 #include <mmrec/decay.hpp>
+#include <mmrec/integrate.hpp>
 #include <mmrec/memory_state.hpp>
 #include <mmrec/recurrence.hpp>
 

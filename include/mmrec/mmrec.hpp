@@ -11,6 +11,8 @@
 #include <mmrec/dtype.hpp>
 #include <mmrec/embedding.hpp>
 #include <mmrec/error.hpp>
+#include <mmrec/hds.hpp>
+#include <mmrec/integrate.hpp>
 #include <mmrec/linear.hpp>
 #include <mmrec/loss.hpp>
 #include <mmrec/memory.hpp>

@@ -1,89 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory of the block on the GPU: pools as sums over a middle axis, everything else as
-// transforms of views. Budget: each slot that changes is read and written once.
+// The memory of the block on the GPU: sums over slots (sum_axis.cuh), and transforms of views.
+// Budget: each slot that changes is read and written once.
 #pragma once
 
 #include <mmrec/cuda/memory.cuh>
-#include <mmrec/cuda/reduce.cuh>
+#include <mmrec/cuda/sum_axis.cuh>
+#include <mmrec/cuda/transform.cuh>
 #include <mmrec/memory_state.hpp>
 
 #include <algorithm>
 #include <array>
 
 namespace mmrec {
-namespace cuda::kernels {
-
-inline constexpr int axis_columns = 32, max_axis_groups = 16;  // of a block of sum_axis_kernel
-
-/// to(i, s, j) = [to(i, s, j) +] scale * sum over k of from(i, s, k, j), in a fixed order. A block
-/// has `groups` threads to each of its columns of one row (i, s).
-template <class T, class U, class Acc>
-__global__ void __launch_bounds__(axis_columns* max_axis_groups)
-    sum_axis_kernel(view<const T, 4> from, view<U, 3> to, Acc scale, bool accumulate, int groups) {
-  __shared__ Acc part[max_axis_groups][axis_columns];
-  const int column = static_cast<int>(threadIdx.x) % axis_columns,
-            group = static_cast<int>(threadIdx.x) / axis_columns;
-  const index_t tiles = (to.extent(2) + axis_columns - 1) / axis_columns,
-                row = static_cast<index_t>(blockIdx.x) / tiles,
-                j = static_cast<index_t>(blockIdx.x) % tiles * axis_columns + column,
-                i = row / to.extent(1), s = row % to.extent(1);
-  Acc total(0);
-  if (j < to.extent(2)) {
-    const T* p = &from(i, s, 0, j);
-#pragma unroll 8
-    for (index_t k = group; k < from.extent(2); k += groups)
-      total += widen<Acc>(p[k * from.stride(2)]);
-  }
-  part[group][column] = total;
-  __syncthreads();
-  if (group > 0 || j >= to.extent(2)) return;
-  for (int g = 1; g < groups; ++g) total += part[g][column];
-  U& result = to(i, s, j);
-  result = narrow<U>(accumulate ? widen<Acc>(result) + scale * total : scale * total);
-}
-
-}  // namespace cuda::kernels
-
 namespace cuda {
 
-template <class T, class U>
-void sum_axis(const backend::cuda& b, const char* function, const view<const T, 4>& from,
-              const view<U, 3>& to, double scale, bool accumulate) {
-  using Acc = accumulator_t<U>;
-  if (to.empty()) return;
-  int groups = 1;  // of a few terms each
-  while (groups < kernels::max_axis_groups && groups * 4 < from.extent(2)) groups *= 2;
-  const index_t tiles = (to.extent(2) + kernels::axis_columns - 1) / kernels::axis_columns;
-  launch(b, function,
-         {to.extent(0) * to.extent(1) * tiles,
-          static_cast<unsigned>(kernels::axis_columns * groups), 0},
-         kernels::sum_axis_kernel<stored<T>, stored<U>, Acc>, stored_view(from), stored_view(to),
-         static_cast<Acc>(scale), accumulate, groups);
-}
-
-/// (outer, slots, inner) as (outer, slots / stride, stride, inner), what is left over at the end
-/// dropped.
-template <class E>
-view<E, 4> windows_of(const view<E, 3>& v, index_t windows, index_t stride) {
-  return {v.data_handle(),
-          {v.extent(0), windows, stride, v.extent(2)},
-          {v.stride(0), stride * v.stride(1), v.stride(1), v.stride(2)}};
-}
 /// (outer, inner) as (outer, n, inner), the same for each of the n.
 template <class E>
 view<const std::remove_const_t<E>, 3> repeated(const view<E, 2>& v, index_t n) {
   return {v.data_handle(), {v.extent(0), n, v.extent(1)}, {v.stride(0), 0, v.stride(1)}};
 }
-
-/// a + share b.
-template <class Acc>
-struct add_scaled {
-  Acc share;
-  template <class V>
-  MMREC_HD V operator()(const V& a, const V& b) const {
-    return a + b * share;
-  }
-};
 
 /// The mean, for both banks' slots, and what is left in its place: nothing.
 template <class Acc>
@@ -122,24 +57,6 @@ struct scaled_slots {
 };
 
 }  // namespace cuda
-
-template <element T>
-void pool_slots(const backend::cuda& backend, const view<const T, 3>& level, const view<T, 3>& next,
-                index_t stride) {
-  cuda::sum_axis(backend, "hds_pool", cuda::windows_of(level, next.extent(1), stride), next,
-                 1.0 / static_cast<double>(stride), false);
-}
-
-template <element T>
-void pool_slots_backward(const backend::cuda& backend, const view<const T, 3>& dnext,
-                         const view<T, 3>& dlevel, index_t stride) {
-  using Acc = accumulator_t<T>;
-  const auto to = cuda::windows_of(dlevel, dnext.extent(1), stride);
-  const view<const T, 4> from(dnext.data_handle(), to.extents(),
-                              {dnext.stride(0), dnext.stride(1), 0, dnext.stride(2)});
-  transform(backend, cuda::add_scaled<Acc>{static_cast<Acc>(1.0 / static_cast<double>(stride))}, to,
-            to, from);
-}
 
 template <class State>
 void write_mean(const backend::cuda& backend, const view<State, 3>& keys,
