@@ -19,9 +19,15 @@ enum class gates { values, logs };
 
 namespace mmrec::scan_ops {
 
-/// Does a step take an exponential or a logarithm? (A backend then shares out smaller arrays.)
+/// How many exponentials and logarithms a step takes, each of which takes longer than all the rest.
 template <class Op>
-inline constexpr bool costly = requires { requires Op::costly; };
+inline constexpr int exponentials = 0;
+template <class Op>
+  requires requires { Op::exponentials; }
+inline constexpr int exponentials<Op> = Op::exponentials;
+/// Does it take any?
+template <class Op>
+inline constexpr bool costly = exponentials<Op> > 0;
 
 /// Is a step one operation of the carry and elements in memory? (It then needs one register at most
 /// besides the carry.)
@@ -120,7 +126,7 @@ struct cumprod : plain_state {
 };
 
 struct log_cumprod : plain_state {
-  static constexpr bool costly = true;
+  static constexpr int exponentials = 1;
   static constexpr std::size_t inputs = 1;
   static constexpr double identity = 0;
   log_domain domain;
@@ -140,7 +146,8 @@ struct log_cumprod : plain_state {
 
 template <bool LogGates>
 struct linear : plain_state {
-  static constexpr bool costly = LogGates, one_operation = !LogGates;
+  static constexpr int exponentials = LogGates ? 1 : 0;
+  static constexpr bool one_operation = !LogGates;
   static constexpr std::size_t inputs = 2;  // a, b
   static constexpr double identity = 0;
   template <class V>
@@ -160,7 +167,8 @@ struct linear : plain_state {
 /// State L = log(sum) kept as a pair (m, S) with L = m + log S: one exp per step, the logarithm
 /// only where a value is read, and a dependency chain of a comparison and a multiply-add.
 struct scaled_pair {
-  static constexpr bool costly = true, costly_value = true, has_offset = true;
+  static constexpr int exponentials = 2;
+  static constexpr bool costly_value = true, has_offset = true;
   static constexpr std::size_t states = 1, carries = 2;
   static constexpr double identity = -std::numeric_limits<double>::infinity();
   template <class V>
@@ -233,8 +241,9 @@ struct user {
 template <class Op, bool Exclusive>
 struct forward {
   static constexpr std::size_t inputs = Op::inputs, outputs = 1, carries = Op::carries, shifted = 0;
-  static constexpr bool optional_outputs = false, costly = scan_ops::costly<Op>, backwards = false;
-  static constexpr bool has_offset = Op::has_offset, costly_value = scan_ops::costly_value<Op>;
+  static constexpr int exponentials = scan_ops::exponentials<Op>;
+  static constexpr bool optional_outputs = false, backwards = false, has_offset = Op::has_offset;
+  static constexpr bool costly_value = scan_ops::costly_value<Op>;
   static constexpr bool one_operation = scan_ops::one_operation<Op> && !Exclusive;
   Op op;
   template <class V>

@@ -43,7 +43,7 @@ struct cumprod_partials {  // g, x, previous
 };
 
 struct log_cumprod_partials {  // g, x
-  static constexpr bool costly = true;
+  static constexpr int exponentials = 1;
   static constexpr std::size_t inputs = 2, outputs = 1;
   static constexpr bool needs_previous = false;
   log_domain domain;
@@ -59,7 +59,7 @@ struct log_cumprod_partials {  // g, x
 
 template <bool LogGates>
 struct linear_partials {  // g, a (or log a), previous
-  static constexpr bool costly = LogGates;
+  static constexpr int exponentials = LogGates ? 1 : 0;
   static constexpr std::size_t inputs = 3, outputs = 2;
   static constexpr bool needs_previous = true;
   template <class V>
@@ -77,7 +77,7 @@ struct linear_partials {  // g, a (or log a), previous
 /// Saved: g, x, y, previous; an exclusive scan saved only previous, and y is recomputed.
 template <bool Exclusive>
 struct logcumsumexp_partials {
-  static constexpr bool costly = true;
+  static constexpr int exponentials = Exclusive ? 4 : 2;
   static constexpr std::size_t inputs = Exclusive ? 3 : 4, outputs = 1;
   static constexpr bool needs_previous = true;
   template <class V>
@@ -91,7 +91,7 @@ struct logcumsumexp_partials {
 /// Saved: g, log a, log b, L, previous; exclusive: without L.
 template <bool Exclusive>
 struct log_linear_partials {
-  static constexpr bool costly = true;
+  static constexpr int exponentials = Exclusive ? 4 : 2;
   static constexpr std::size_t inputs = Exclusive ? 4 : 5, outputs = 2;
   static constexpr bool needs_previous = true;
   template <class V>
@@ -122,8 +122,8 @@ template <class Partials, bool Exclusive>
 struct adjoint {
   static constexpr std::size_t inputs = Partials::inputs, outputs = Partials::outputs, carries = 1;
   static constexpr std::size_t shifted = Partials::needs_previous && !Exclusive ? 1 : 0;
-  static constexpr bool optional_outputs = true, costly = scan_ops::costly<Partials>,
-                        backwards = true, has_offset = true;
+  static constexpr int exponentials = scan_ops::exponentials<Partials>;
+  static constexpr bool optional_outputs = true, backwards = true, has_offset = true;
   Partials partial;
   template <class V>
   MMREC_HD_INLINE std::array<V, 1> load(const V& state) const {

@@ -32,10 +32,11 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
   channel_last &= channels > 1 || sequences == 1;
   // Without steps only states pass. The channel-last sweep then takes no stream, which may be null.
   const bool empty = args.in[0].extent(1) == 0;
-  const std::size_t size = scan_ops::costly<Op> ? sizeof(State) : sizeof(T);
-  const index_t bytes = args.in[0].size() * static_cast<index_t>(size * (NI + NO - NS));
-  const index_t work = bytes * (scan_ops::costly<Op> ? index_t{sizeof(State)} : 1) *
-                       (channel_last ? 1 : tuning::time_last) / tuning::bytes_per_nanosecond;
+  constexpr index_t exponential = tuning::exponential_bytes * index_t{sizeof(State)};
+  constexpr index_t bytes =
+      index_t{sizeof(T) * (NI + NO)} + scan_ops::exponentials<Op> * exponential;
+  const index_t work = args.in[0].size() * bytes * (channel_last ? 1 : tuning::time_last) /
+                       tuning::bytes_per_nanosecond;
   const unsigned threads = work < tuning::serial_work ? 1 : thread_count(backend.threads, work);
 
   if (!channel_last && !empty) {

@@ -18,10 +18,9 @@ struct scan_tuning {
   static constexpr index_t task_channels = 1024;  // channels of one task; carries of 4 KiB in float
   static constexpr index_t short_sequence = 4096;  // elements; a task has several
   static constexpr index_t tile_steps = 16;        // steps between two switches of block
-  // Roughly what one thread takes with arrays in its caches, by their bytes, and how many times
-  // longer where time is contiguous. Steps with an exponential are counted as if elements were
-  // states, and as many times longer as a state has bytes.
-  static constexpr index_t bytes_per_nanosecond = 100, time_last = 2;
+  // Roughly what one thread takes with arrays in its caches, by their bytes; what an exponential
+  // takes, in bytes for each of a state; and how many times longer where time is contiguous.
+  static constexpr index_t bytes_per_nanosecond = 100, exponential_bytes = 6, time_last = 2;
   static constexpr index_t serial_work = 2500;  // nanoseconds; threads never gain below
   static constexpr std::size_t smallest_cache =
       8 << 20;  // no need to ask for the cache's size below this
