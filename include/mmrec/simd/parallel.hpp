@@ -7,10 +7,10 @@
 // same bits for every thread count. Each thread begins with a part of the tasks, the same one in
 // every call, for it may find there in its caches what it wrote in the call before; then it helps
 // the others. The pool sees f as a task_ref: its code is compiled once and not for every kernel.
-// Workers spin for some microseconds before they sleep, because a training step is a sequence of
-// short parallel calls. To wake them takes longer than such a call: thread_count(threads, work) is
-// for kernels that leave it to long calls, and to short ones that have come one after the other for
-// a while. A call from inside a task, or while another thread uses the pool, runs its tasks on the
+// Workers spin for a while before they sleep, because a training step is a sequence of short
+// parallel calls. To wake them takes longer than such a call: thread_count(threads, work) is for
+// kernels that leave it to long calls, and to short ones between which workers would not fall
+// asleep. A call from inside a task, or while another thread uses the pool, runs its tasks on the
 // calling thread.
 //
 // Nothing here is a plain inline function of which the linker would keep one copy: in a program
@@ -81,11 +81,10 @@ class thread_pool {
   /// they sleep, a short one does only as one of many between which they would stay awake.
   bool pays(index_t work) {
     if (work >= worth_waking || asleep_.load(std::memory_order_relaxed) == 0) return true;
-    const std::chrono::nanoseconds clock = std::chrono::steady_clock::now().time_since_epoch();
-    const index_t now = clock.count();
+    const index_t now = clock();
     if (now > sequence_end_.load(std::memory_order_relaxed))
       sequence_begin_.store(now, std::memory_order_relaxed);
-    sequence_end_.store(now + 2 * work + longest_pause, std::memory_order_relaxed);
+    sequence_end_.store(now + 2 * work + sleepless, std::memory_order_relaxed);
     return now - sequence_begin_.load(std::memory_order_relaxed) > long_sequence;
   }
 
@@ -121,10 +120,12 @@ class thread_pool {
   }
 
  private:
-  static constexpr unsigned spin_limit = 4000;  // tens of microseconds
-  // Nanoseconds. Waking takes its caller up to ten microseconds and the worker some more, which
-  // then finds nothing in its caches: a call of worth_waking neither gains nor loses, measured.
-  static constexpr index_t worth_waking = 100'000, long_sequence = 50'000, longest_pause = 20'000;
+  static constexpr unsigned spin_limit = 4000;
+  // Nanoseconds: of a call for which workers are woken, of short calls one after the other for
+  // which they are, and until they sleep again. Waking takes the caller ten microseconds, and the
+  // worker begins after thirty with nothing in its caches: a call of 50 us neither gains nor loses,
+  // if there is a free core.
+  static constexpr index_t worth_waking = 70'000, long_sequence = 50'000, sleepless = 100'000;
   static constexpr unsigned most_workers = 0xffff;
   static constexpr std::size_t line = 64;  // of the cache
   static constexpr std::uint64_t open = most_workers + 1;
@@ -153,6 +154,11 @@ class thread_pool {
     }
   }
 
+  static index_t clock() {
+    const std::chrono::nanoseconds now = std::chrono::steady_clock::now().time_since_epoch();
+    return now.count();
+  }
+
   /// One word says that there is a call and for how many workers. Were the two read one after the
   /// other, a worker that slept in between could join a later call twice.
   void announce(unsigned wanted) {
@@ -176,8 +182,9 @@ class thread_pool {
 
   void serve(unsigned id, std::uint64_t seen) {
     for (;;) {
-      for (unsigned spins = 0; call_word_.load(std::memory_order_acquire) == seen; ++spins) {
-        if (spins < spin_limit) {
+      const index_t sleep_at = clock() + sleepless;
+      for (unsigned spins = 1; call_word_.load(std::memory_order_acquire) == seen; ++spins) {
+        if (spins % 64 != 0 || clock() < sleep_at) {
           pause();
         } else {
           asleep_.fetch_add(1);
