@@ -15,6 +15,9 @@
 namespace mmrec::simd {
 
 struct transform_tuning {
+  // What one thread takes: half of what it reaches where it waits for memory only, since functions
+  // range from an addition to an error function, which takes three times as long as this.
+  static constexpr index_t bytes_per_nanosecond = 40;
   static constexpr index_t serial_elements = 1 << 14;
   static constexpr index_t piece = 1 << 13;       // elements of one task
   static constexpr index_t aligned_batches = 32;  // a row of as many is worth a partial first batch
@@ -133,9 +136,13 @@ void transform_kernel(const backend::simd_for<Arch>& backend, const Functor& fun
   };
 
   constexpr index_t piece = simd::transform_tuning::piece;
-  const unsigned threads = rows * inner < simd::transform_tuning::serial_elements
+  constexpr auto bytes = static_cast<index_t>((sizeof(typename Out::value_type) + ...) +
+                                              (sizeof(typename In::value_type) + ... + 0));
+  const index_t elements = rows * inner;
+  const index_t work = elements * bytes / simd::transform_tuning::bytes_per_nanosecond;
+  const unsigned threads = elements < simd::transform_tuning::serial_elements
                                ? 1
-                               : simd::thread_count(backend.threads);
+                               : simd::thread_count(backend.threads, work);
   if (inner >= piece || rows == 1) {
     const index_t pieces = (inner + piece - 1) / piece;
     simd::parallel_for(threads, rows * pieces, [&](index_t task) {
