@@ -126,6 +126,27 @@ TEST_CASE("parallel_for: callers on several threads", "[components][parallel]") 
   CHECK(wrong.load() == 0);
 }
 
+TEST_CASE("parallel_for_alike: every index once, and workers that sleep are woken for long tasks",
+          "[components][parallel]") {
+  using namespace std::chrono_literals;
+  parallel_for(3, 3, [](index_t) {});  // there are workers
+  for (const auto pause : {0ms, 5ms})  // awake, asleep
+    for (const auto length : {0ms, 1ms})
+      for (const index_t n : {0, 1, 2, 3, 20}) {
+        CAPTURE(pause.count(), length.count(), n);
+        std::this_thread::sleep_for(pause);
+        std::vector<std::atomic<int>> seen(static_cast<std::size_t>(n));
+        std::atomic<int> others{0};
+        simd::parallel_for_alike(3, n, [&](index_t i, index_t thread) {
+          seen[static_cast<std::size_t>(i)].fetch_add(1);
+          others += thread != 0;
+          std::this_thread::sleep_for(length);
+        });
+        for (const auto& count : seen) CHECK(count.load() == 1);
+        if (n == 20 && length > 0ms) CHECK(others.load() > 0);
+      }
+}
+
 TEST_CASE("thread_count: 0 is all cores", "[components][parallel]") {
   CHECK(simd::thread_count(0) >= 1);
   CHECK(simd::thread_count(0) == simd::hardware_threads());

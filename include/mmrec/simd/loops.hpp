@@ -31,16 +31,15 @@ struct lanes_for<backend::simd_for<Arch>, Acc> {
   using type = simd::batch<Acc, Arch>;
 };
 
-/// `cost` is the number of elements one row touches, about ten in a nanosecond: short loops stay on
-/// the calling thread, and rows are handed out in groups of a few thousand elements.
+/// `cost` is the number of elements one row touches: short loops stay on the calling thread, and
+/// rows are handed out in groups of a few thousand elements.
 template <class Arch, class F>
 void for_each_row(const backend::simd_for<Arch>& backend, index_t n, index_t cost, const F& f) {
   const index_t each = std::max<index_t>(1, cost);
-  const unsigned threads =
-      n * each < 16384 ? 1 : simd::thread_count(backend.threads, n * each / 10);
+  const unsigned threads = n * each < 16384 ? 1 : simd::thread_count(backend.threads);
   const index_t group =
       threads == 1 ? n : std::max<index_t>(1, std::min(4096 / each, n / (4 * index_t(threads))));
-  simd::parallel_for(threads, group ? (n + group - 1) / group : 0, [&](index_t task) {
+  simd::parallel_for_alike(threads, group ? (n + group - 1) / group : 0, [&](index_t task) {
     for (index_t i = task * group; i < std::min(n, (task + 1) * group); ++i) f(i);
   });
 }

@@ -10,7 +10,7 @@
 // Workers spin for a while before they sleep, because a training step is a sequence of short
 // parallel calls. To wake them takes longer than such a call: thread_count(threads, work) is for
 // kernels that leave it to long calls, and to short ones between which workers would not fall
-// asleep. A call from inside a task, or while another thread uses the pool, runs its tasks on the
+// asleep, and parallel_for_alike for those that cannot tell. A call from inside a task, or while another thread uses the pool, runs its tasks on the
 // calling thread.
 //
 // Nothing here is a plain inline function of which the linker would keep one copy: in a program
@@ -66,6 +66,12 @@ MMREC_INLINE unsigned hardware_threads() {
   return n;
 }
 
+/// In nanoseconds.
+MMREC_INLINE index_t clock() {
+  const std::chrono::nanoseconds now = std::chrono::steady_clock::now().time_since_epoch();
+  return now.count();
+}
+
 /// Is this thread inside a task of whichever pool?
 inline constinit thread_local bool inside_task = false;
 
@@ -80,13 +86,15 @@ class thread_pool {
   /// Does a call that one thread would finish in about `work` nanoseconds gain by others? Where
   /// they sleep, a short one does only as one of many between which they would stay awake.
   bool pays(index_t work) {
-    if (work >= worth_waking || asleep_.load(std::memory_order_relaxed) == 0) return true;
+    if (work >= worth_waking || !sleeps()) return true;
     const index_t now = clock();
     if (now > sequence_end_.load(std::memory_order_relaxed))
       sequence_begin_.store(now, std::memory_order_relaxed);
     sequence_end_.store(now + 2 * work + sleepless, std::memory_order_relaxed);
     return now - sequence_begin_.load(std::memory_order_relaxed) > long_sequence;
   }
+
+  bool sleeps() const { return asleep_.load(std::memory_order_relaxed) != 0; }
 
   void run(unsigned threads, index_t n, const task_ref& f) {
     if (threads == 0) threads = hardware_threads();
@@ -152,11 +160,6 @@ class thread_pool {
       workers_ = w->next;
       delete w;
     }
-  }
-
-  static index_t clock() {
-    const std::chrono::nanoseconds now = std::chrono::steady_clock::now().time_since_epoch();
-    return now.count();
   }
 
   /// One word says that there is a call and for how many workers. Were the two read one after the
@@ -266,6 +269,16 @@ template <class Arch = default_simd_arch>
 MMREC_INLINE unsigned thread_count(unsigned threads, index_t work) {
   const unsigned most = thread_count(threads);
   return most > 1 && thread_pool<Arch>::instance().pays(work) ? most : 1;
+}
+/// For tasks that are alike, of unknown work: where workers sleep the first task is timed.
+template <class Arch = default_simd_arch>
+MMREC_INLINE void parallel_for_alike(unsigned threads, index_t n, const task_ref& f) {
+  if (n < 2 || thread_count(threads) == 1 || !thread_pool<Arch>::instance().sleeps())
+    return parallel_for<Arch>(threads, n, f);
+  const index_t begin = clock();
+  f(0, 0);
+  threads = thread_count<Arch>(threads, (clock() - begin) * (n - 1));
+  parallel_for<Arch>(threads, n - 1, [&](index_t task, index_t thread) { f(task + 1, thread); });
 }
 
 }  // namespace mmrec::simd

@@ -15,9 +15,6 @@
 namespace mmrec::simd {
 
 struct transform_tuning {
-  // What one thread takes: half of what it reaches where it waits for memory only, since functions
-  // range from an addition to an error function, which takes three times as long as this.
-  static constexpr index_t bytes_per_nanosecond = 40;
   static constexpr index_t serial_elements = 1 << 14;
   static constexpr index_t piece = 1 << 13;       // elements of one task
   static constexpr index_t aligned_batches = 32;  // a row of as many is worth a partial first batch
@@ -136,22 +133,18 @@ void transform_kernel(const backend::simd_for<Arch>& backend, const Functor& fun
   };
 
   constexpr index_t piece = simd::transform_tuning::piece;
-  constexpr auto bytes = static_cast<index_t>((sizeof(typename Out::value_type) + ...) +
-                                              (sizeof(typename In::value_type) + ... + 0));
-  const index_t elements = rows * inner;
-  const index_t work = elements * bytes / simd::transform_tuning::bytes_per_nanosecond;
-  const unsigned threads = elements < simd::transform_tuning::serial_elements
+  const unsigned threads = rows * inner < simd::transform_tuning::serial_elements
                                ? 1
-                               : simd::thread_count(backend.threads, work);
+                               : simd::thread_count(backend.threads);
   if (inner >= piece || rows == 1) {
     const index_t pieces = (inner + piece - 1) / piece;
-    simd::parallel_for(threads, rows * pieces, [&](index_t task) {
+    simd::parallel_for_alike(threads, rows * pieces, [&](index_t task) {
       const index_t from = task % pieces * piece;
       walk(task / pieces, from, std::min(inner, from + piece));
     });
   } else {
     const index_t group = std::max<index_t>(1, piece / inner), tasks = (rows + group - 1) / group;
-    simd::parallel_for(threads, tasks, [&](index_t task) {
+    simd::parallel_for_alike(threads, tasks, [&](index_t task) {
       for (index_t row = task * group; row < std::min(rows, (task + 1) * group); ++row)
         walk(row, 0, inner);
     });
