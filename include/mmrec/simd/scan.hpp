@@ -42,7 +42,7 @@ void sweep(const backend::simd_for<Arch>& backend, const Op& op,
   if (!channel_last && !empty) {
     using group = row_group<Row, Op, T, State, NI, NO, NS, Arch>;
     share_groups<group>(threads, op, args, channels,
-                        {worth_streaming<V>(args, 1, lanes<Row>), late});
+                        {worth_streaming<V>(threads, args, 1, lanes<Row>), late});
     return;
   }
   if constexpr (has_late<Op> && scan_ops::one_operation<Op>) {

@@ -226,7 +226,7 @@ void share_channels(unsigned threads, const Op& op, const sweep_args<T, State, N
                     bool late) {
   constexpr auto w = static_cast<index_t>(lanes<V>);
   const index_t sequences = args.sequences(), channels = args.channels();
-  const storing how{worth_streaming<V>(args, 2, lanes<V>), late};
+  const storing how{worth_streaming<V>(threads, args, 2, lanes<V>), late};
   index_t per_task = std::min(scan_tuning::task_channels, (channels + w - 1) / w * w);
   while (per_task > 4 * w &&
          sequences * ((channels + per_task - 1) / per_task) < static_cast<index_t>(threads))

@@ -97,14 +97,17 @@ MMREC_INLINE cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& 
 
 /// Do results pass the caches by? When the arrays do not fit there, a store that first reads its
 /// line costs a third access; it needs whole aligned registers of `width` elements along
-/// `unit`, the axis of unit stride. V tells files compiled for different instructions apart.
+/// `unit`, the axis of unit stride. Memory takes less than several threads write (28 GB/s from a
+/// chiplet of Zen 4) and the reads of one input do not hide that: then as much as fits stays in the
+/// cache. V tells files compiled for different instructions apart.
 template <class V, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
-bool worth_streaming(const sweep_args<T, State, NI, NO, NS>& args, std::size_t unit,
-                     std::size_t width) {
+bool worth_streaming(unsigned threads, const sweep_args<T, State, NI, NO, NS>& args,
+                     std::size_t unit, std::size_t width) {
   const auto w = static_cast<index_t>(width);
   const auto bytes = static_cast<std::size_t>(args.in[0].size()) * sizeof(T) * (NI + NO - NS);
   if (!std::same_as<T, State>) return false;
-  if (bytes < scan_tuning::smallest_cache || bytes < last_level_cache() / 4 * 3 ||
+  const std::size_t eighths = NI == 1 && threads > 1 ? 9 : 6;  // of the cache
+  if (bytes < scan_tuning::smallest_cache || bytes < last_level_cache() / 8 * eighths ||
       !args.offsets.empty())
     return false;
   for (const auto& [out, accumulate] : args.out) {
