@@ -195,11 +195,12 @@ constexpr bool joins_lanes = false;
 
 /// r[i] lane j = the i-th word of rows[j] + offset, for W rows and N words of the size of a lane.
 /// A row is read as a whole before the next one: rows may push one another out of the first level.
-template <class V, class Rows, std::size_t N>
+/// Joined: by 32 bytes and not by 16, more of which cross no line where rows are not aligned.
+template <class V, bool Joined = joins_lanes, class Rows, std::size_t N>
 MMREC_INLINE void load_words(raw_t<V> (&r)[N], const Rows& rows, index_t offset) {
   constexpr std::size_t q = quad<typename V::value_type>, both = 2 * q;
   constexpr auto width = static_cast<index_t>(quad<row_element<Rows>>);
-  if constexpr (joins_lanes && sizeof(V) == 32 && N % both == 0) {
+  if constexpr (Joined && sizeof(V) == 32 && N % both == 0) {
     for (std::size_t j = 0; j < both; ++j)
       for (std::size_t i = 0; i < N; i += both)
         std::memcpy(&r[i + j], rows[j] + offset + static_cast<index_t>(i / q) * width, 32);
@@ -251,19 +252,19 @@ MMREC_INLINE void store_words(raw_t<V> (&r)[N], const Rows& rows, index_t offset
 }  // namespace detail
 
 /// x[i] lane j = rows[j][offset + i], for W rows and a multiple of W steps, or of a quad's where
-/// elements are not converted. rows[j] is a pointer.
-template <class V, class Rows, std::size_t N>
+/// elements are not converted. rows[j] is a pointer. Joined: see load_words.
+template <bool Joined = true, class V, class Rows, std::size_t N>
 MMREC_INLINE void load_transposed(std::array<V, N>& x, const Rows& rows, index_t offset) {
   using T = detail::row_element<Rows>;
   constexpr std::size_t w = V::size;
   if constexpr (detail::has_quads<V, T>) {
     static_assert(N % detail::quad<T> == 0);
     raw_t<V> r[N];
-    detail::load_words<V>(r, rows, offset);
+    detail::load_words<V, Joined && detail::joins_lanes>(r, rows, offset);
     for (std::size_t i = 0; i < N; ++i) x[i] = from_raw<V>(r[i]);
   } else if constexpr (has_pairs<V, T> && N % 8 == 0) {
     raw_t<V> r[N / 2];
-    detail::load_words<V>(r, rows, offset);
+    detail::load_words<V, Joined && detail::joins_lanes>(r, rows, offset);
     for (std::size_t i = 0; i < N; i += 2) split_pairs(x[i], x[i + 1], r[i / 2]);
   } else {
     static_assert(N % w == 0);

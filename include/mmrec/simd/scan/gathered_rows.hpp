@@ -123,7 +123,7 @@ class gathered_rows {
     for (; contiguous(stride) && i + whole <= n; i += whole)
       for (std::size_t p = 0; p < rows.parts_in_use; ++p) {
         std::array<V, lanes<V>> block;
-        load_transposed(block, from[p], at + i * stride - (stride < 0 ? whole - 1 : 0));
+        load_transposed<false>(block, from[p], at + i * stride - (stride < 0 ? whole - 1 : 0));
         for (std::size_t j = 0; j < lanes<V>; ++j)
           to[static_cast<std::size_t>(i) + in_walk(stride, j)][p] = block[j];
       }

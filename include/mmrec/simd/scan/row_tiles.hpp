@@ -44,7 +44,8 @@ void sweep_tiles(const Op& op, grouped_rows<V, Op, T, State, NI, NO, NS, Arch>& 
   const auto load = [&](registers& x) MMREC_LAMBDA_INLINE {
     unroll<NI * Parts>([&](auto i) MMREC_LAMBDA_INLINE {
       constexpr std::size_t k = i / Parts, p = i % Parts;
-      load_transposed(x[k][p], in[k][p].at(apart), 0);
+      // A shifted stream and the others are never aligned together.
+      load_transposed<NS == 0>(x[k][p], in[k][p].at(apart), 0);
       // One stream after the other: lines of all of them would not find room in one set.
       if constexpr (!ahead) asm volatile("" ::: "memory");
     });
