@@ -63,7 +63,8 @@ def main():
     hows = present("eager", "compile", "_addmm_activation")
     products = [row for row in ours if "product_ms" in row]
     table(["call", "element", "shape", "ms", "of products", "TFLOP/s", "graph ms",
-           "of products' graph", "autotune: graph ms", "gain"] + [f"torch {how} ms, graph ms" for how in hows],
+           "of products' graph", "autotune: graph ms", "gain"] +
+          [f"torch {how} ms, graph ms" for how in hows],
           [[row["op"], row["element"], shape(row), number(row, "ms"),
             number(row, "fraction", "{:.2f}"), number(row, "tflop_per_s", "{:.1f}"),
             number(row, "graph_ms"), number(row, "graph_fraction", "{:.2f}"),
