@@ -15,6 +15,7 @@
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
 #include "support/on_both_backends.hpp"
+#include "support/wake_threads.hpp"
 
 using namespace mmrec;
 using namespace mmrec::testing;
@@ -230,6 +231,7 @@ TEMPLATE_TEST_CASE("rms_norm: in place, and the same bits for every thread count
     rows<T> y = in_place ? x : rows<T>(count, n, 9), dx = in_place ? dy : rows<T>(count, n, 9);
     std::vector<T> dw(w.size());
     const rows<T>& source = in_place ? y : x;
+    wake_threads(backend);
     rms_norm(backend, source.view(), w, y.view());
     const rows<T>& upstream = in_place ? dx : dy;
     rms_norm_backward(backend, upstream.view(), x.view(), w, {.dx = dx.view(), .dw = as_view(dw)});

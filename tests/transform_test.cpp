@@ -17,6 +17,7 @@
 #include "support/message_of.hpp"
 #include "support/numeric.hpp"
 #include "support/on_both_backends.hpp"
+#include "support/wake_threads.hpp"
 #if !defined(__CUDACC__)
 #include "support/architectures.hpp"
 #endif
@@ -163,6 +164,7 @@ void check_transform(const Backend& backend, const std::array<index_t, Rank>& ex
   for_each_index(extents, [&](const auto& i) {
     write(expected_one, one, i, read(x, i) * read(y, i) + read(x, i));
   });
+  wake_threads(backend);
   transform(backend, product_plus_first{}, one.view, x.view, y.view);
   CHECK(same_bits(one.memory, expected_one));
 
@@ -170,6 +172,7 @@ void check_transform(const Backend& backend, const std::array<index_t, Rank>& ex
     write(expected_one, one, i, read(x, i) - read(y, i));
     write(expected_two, two, i, read(x, i) * read(y, i));
   });
+  wake_threads(backend);
   transform(backend, difference_and_product{}, std::tuple{one.view, two.view}, x.view, y.view);
   CHECK(same_bits(one.memory, expected_one));
   CHECK(same_bits(two.memory, expected_two));
@@ -180,6 +183,7 @@ void check_transform(const Backend& backend, const std::array<index_t, Rank>& ex
     write(expected_one, one, i, read(one, i) - read(y, i));
     write(expected_y, y, i, read(one, i) + read(y, i));
   });
+  wake_threads(backend);
   transform(backend, difference_and_sum{}, std::tuple{one.view, y.view}, one.view, y.view);
   CHECK(same_bits(one.memory, expected_one));
   CHECK(same_bits(y.memory, expected_y));

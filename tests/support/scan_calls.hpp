@@ -4,17 +4,9 @@
 #pragma once
 
 #include "scan_harness.hpp"
+#include "wake_threads.hpp"
 
 namespace mmrec::testing {
-
-// So that calls as short as a test's are shared out: threads that sleep are not woken for them.
-template <class B>
-void wake_threads([[maybe_unused]] const B& backend) {
-#if !defined(__CUDACC__)
-  if constexpr (requires { backend.threads; })
-    simd::parallel_for(backend.threads, 64, [](index_t) {});
-#endif
-}
 
 template <class Acc, class B, class T, class State>
 void call_scan(const B& backend, scan_op op, const view<const T, 3>& a, const view<const T, 3>& b,
