@@ -4,8 +4,8 @@
 //
 //   q = W_q query + b (+ 0.5 q_input);  y = W_o concat_heads(softmax(q K^T / sqrt(d)) V) + b
 #include <mmrec/attention.hpp>
-#include <mmrec/linear.hpp>
 #include <mmrec/hds.hpp>
+#include <mmrec/linear.hpp>
 #include <mmrec/transform.hpp>
 
 #include <string>

@@ -82,12 +82,12 @@ struct cuda {
   /// Products of float matrices may round their factors to TF32 (10 bits of mantissa instead of 23)
   /// and so use the tensor cores; sums stay float.
   bool tf32 = false;
-  /// Of cuBLASLt's algorithms for a product the one that is fastest on this device, replayed in a
-  /// graph, instead of the one that its heuristic names first. They are timed by the first call of
-  /// each shape, which so waits for the stream and takes tens of milliseconds, or where products
-  /// are large a hundred times as long as one. A call that is being captured times nothing: if no
-  /// call before it has, its graph keeps the heuristic's. Another run may choose another algorithm,
-  /// and with it another order of summation.
+  /// Takes, of cuBLASLt's algorithms for a product, the one that is fastest on this device when a
+  /// graph replays it, instead of the one that its heuristic names first. They are timed by the
+  /// first call of each shape, which so waits for the stream and takes tens of milliseconds, or
+  /// where products are large a hundred times as long as one. A call that is being captured times
+  /// nothing: if no call before it has, its graph keeps the heuristic's. Another run may choose
+  /// another algorithm, and with it another order of summation.
   bool autotune = false;
 };
 

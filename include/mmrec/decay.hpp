@@ -9,8 +9,8 @@
 //
 // Elements are float, double or 16-bit storage. The clamp passes the gradient inside the closed
 // interval and blocks it outside. Both are one or two `decay_branch`es, a two-layer perceptron with
-// a sigmoid. The MDI's own memory update is in integrate.hpp; the block has the form of
-// recurrence.hpp in its place. Errors: shapes, null data, outputs that overlap inputs or each other.
+// a sigmoid. The MDI's own memory update is in integrate.hpp. Errors: shapes, null data, outputs
+// that overlap inputs or each other.
 //
 //   decay_branch<activation::gelu>(backend::simd{}, z, from_z, saved_z);  // MDI with a context
 //   decay_branch<activation::gelu>(backend::simd{}, c, from_c, saved_c);
@@ -20,6 +20,9 @@
 #include <mmrec/check_outputs.hpp>
 #include <mmrec/linear.hpp>
 #include <mmrec/transform.hpp>
+
+#include <array>
+#include <type_traits>
 
 namespace mmrec {
 

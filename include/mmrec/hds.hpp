@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The hierarchy over the memory's slots (HDS) that attention reads: level 0 = the M slots; level l
-// + 1 = the mean over non-overlapping windows of level l; slots M, M/4, M/16, the incomplete last
-// window dropped. Attention reads the top level. M is at least 16.
+// The hierarchy over the memory's slots (HDS): level 0 = the M slots;
+// level l + 1 = the mean over non-overlapping windows of level l; slots M, M/4, M/16, the
+// incomplete last window dropped. Attention reads the top level. M is at least 16.
 //
 // Levels are of float, double or 16-bit storage with unit stride on D. On the GPU views are of
 // device memory, and sums are in a fixed order, another one than on the CPU. Errors: fewer than 16

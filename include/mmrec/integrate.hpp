@@ -5,8 +5,9 @@
 //
 //   z, p, gamma, g, h_new (rows, D)   W_g (D, 2D)   b (D), optional
 //
-// Elements are float, double or 16-bit storage. The block of MM-Rec has the form of recurrence.hpp
-// in its place. Errors: shapes, null data, outputs that overlap inputs or each other.
+// z is the new input, p the state before; o multiplies elementwise. Elements are float, double or
+// 16-bit storage. The block does not call this: it has recurrence.hpp's form of it. Errors: shapes,
+// null data, outputs that overlap inputs or each other.
 //
 //   integrate(backend::simd{}, z, p, gamma, w, bias, gate, h_new);
 #pragma once

@@ -31,7 +31,9 @@
 #include <mmrec/random.hpp>
 #include <mmrec/transform.hpp>
 
+#include <algorithm>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace mmrec {

@@ -78,16 +78,6 @@ TEST_CASE("cuda: branches of a captured stream are side by side", "[components]"
   const auto write = [&](int i) {
     cuda::launch(on, "cumprod", {1, 32, 0}, write_index, p + 32 * i);
   };
-  const auto work = [&] {
-    write(0);
-    cuda::branches side_by_side(on, "cumprod");
-    write(1);
-    side_by_side.next();
-    write(2), write(3);
-    side_by_side.next();  // nothing is in the third
-    side_by_side.join();
-    write(4);
-  };
   const auto all_written = [&] {
     std::vector<int> values(5 * 32);
     REQUIRE(cudaMemcpyAsync(values.data(), p, values.size() * sizeof(int), cudaMemcpyDeviceToHost,
@@ -98,31 +88,67 @@ TEST_CASE("cuda: branches of a captured stream are side by side", "[components]"
   const auto clear = [&] {
     REQUIRE(cudaMemsetAsync(p, 0, 5 * 32 * sizeof(int), stream) == cudaSuccess);
   };
+  const auto captured = [&](const auto& work, std::size_t nodes, std::size_t edges) {
+    cudaGraph_t graph;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    work();
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    std::size_t has_nodes = 0, has_edges = 0;
+    REQUIRE(cudaGraphGetNodes(graph, nullptr, &has_nodes) == cudaSuccess);
+#if CUDART_VERSION >= 13000
+    REQUIRE(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &has_edges) == cudaSuccess);
+#else
+    REQUIRE(cudaGraphGetEdges(graph, nullptr, nullptr, &has_edges) == cudaSuccess);
+#endif
+    CHECK(has_nodes == nodes);
+    CHECK(has_edges == edges);
+    return graph;
+  };
 
+  const auto work = [&] {
+    write(0);
+    cuda::branches side_by_side(on, "cumprod");
+    write(1);
+    side_by_side.next();
+    write(2), write(3);
+    side_by_side.next();  // nothing is in the third
+    side_by_side.join();
+    write(4);
+  };
   clear();
   work();
   CHECK(all_written());
-
   clear();
-  cudaGraph_t graph;
-  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-  work();
-  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
-  // 0 -> 1 -> 4 and 0 -> 2 -> 3 -> 4
-  std::size_t nodes = 0, edges = 0;
-  REQUIRE(cudaGraphGetNodes(graph, nullptr, &nodes) == cudaSuccess);
-#if CUDART_VERSION >= 13000
-  REQUIRE(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &edges) == cudaSuccess);
-#else
-  REQUIRE(cudaGraphGetEdges(graph, nullptr, nullptr, &edges) == cudaSuccess);
-#endif
-  CHECK(nodes == 5);
-  CHECK(edges == 5);
+  const cudaGraph_t graph = captured(work, 5, 5);  // 0 -> 1 -> 4 and 0 -> 2 -> 3 -> 4
   cudaGraphExec_t executable;
   REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
   REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
   CHECK(all_written());
   REQUIRE(cudaGraphExecDestroy(executable) == cudaSuccess);
   REQUIRE(cudaGraphDestroy(graph) == cudaSuccess);
+
+  // An exception in the second branch: 0 -> 1 -> 4 and 0 -> 2 -> 4.
+  const auto fails = [&] {
+    write(0);
+    try {
+      cuda::branches side_by_side(on, "cumprod");
+      write(1);
+      side_by_side.next();
+      write(2);
+      throw runtime_failure("cumprod", "out of memory");
+    } catch (const runtime_failure&) {
+    }
+    write(4);
+  };
+  REQUIRE(cudaGraphDestroy(captured(fails, 4, 4)) == cudaSuccess);
+  // Nothing was captured before: one after the other.
+  const auto first = [&] {
+    cuda::branches side_by_side(on, "cumprod");
+    write(0);
+    side_by_side.next();
+    write(1);
+    side_by_side.join();
+  };
+  REQUIRE(cudaGraphDestroy(captured(first, 2, 1)) == cudaSuccess);
   REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
 }

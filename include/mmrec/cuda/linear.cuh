@@ -7,7 +7,8 @@
 //             anything else                  the product in y, or for 16-bit elements in float
 //                                            scratch; then bias, activation and dropout in one pass
 //   backward  du and dbias in one pass (none where du is dy), then dx = du W and dW = du^T x, whose
-//             accumulation is the product's beta; side by side in a graph
+//             accumulation is the product's beta; side by side in a graph, but for large
+//             products without tensor cores
 //
 // Which epilogues of cuBLASLt are used, and which not. BIAS is. GELU is the tanh approximation of
 // ours. RELU is where it keeps a NaN, as ours and PyTorch's do (linear_tuning). RELU_AUX, DRELU and

@@ -4,6 +4,7 @@
 
 #include <mmrec/loops.hpp>
 #include <mmrec/simd/gemm.hpp>
+#include <mmrec/simd/parallel.hpp>
 
 namespace mmrec {
 

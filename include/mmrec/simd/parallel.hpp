@@ -42,10 +42,13 @@ MMREC_INLINE unsigned thread_count(unsigned threads, index_t work) {
 /// For tasks that are alike, of unknown work: where workers sleep the first task is timed.
 template <class Arch = default_simd_arch>
 MMREC_INLINE void parallel_for_alike(unsigned threads, index_t n, const task_ref& f) {
-  if (n < 2 || thread_count(threads) == 1 || !thread_pool<Arch>::instance().sleeps())
+  if (n < 2 || thread_count(threads) == 1 || inside_task || !thread_pool<Arch>::instance().sleeps())
     return parallel_for<Arch>(threads, n, f);
   const index_t begin = clock();
-  f(0, 0);
+  {
+    const task_scope inside;
+    f(0, 0);
+  }
   threads = thread_count<Arch>(threads, (clock() - begin) * (n - 1));
   parallel_for<Arch>(threads, n - 1, [&](index_t task, index_t thread) { f(task + 1, thread); });
 }

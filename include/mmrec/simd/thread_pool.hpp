@@ -64,6 +64,12 @@ MMREC_INLINE index_t clock() {
 
 /// Is this thread inside a task of whichever pool?
 inline constinit thread_local bool inside_task = false;
+struct task_scope {
+  MMREC_INLINE task_scope() { inside_task = true; }
+  MMREC_INLINE ~task_scope() { inside_task = false; }
+  task_scope(const task_scope&) = delete;
+  task_scope& operator=(const task_scope&) = delete;
+};
 
 template <class Arch>
 class thread_pool {
@@ -105,8 +111,8 @@ class thread_pool {
       next_.get()[k].task.store(begin_of(k, n, parts_), std::memory_order_relaxed);
     announce(threads - 1);
     work(0);
-    // All tasks are claimed. Only workers that came in are waited for, not those that still wake
-    // up.
+    // All tasks are claimed, or one of this thread's threw. Only workers that came in are waited
+    // for, not those that still wake up.
     gate_.fetch_and(~open, std::memory_order_acq_rel);
     for (unsigned spins = 0; (gate_.load(std::memory_order_acquire) & most_workers) != 0; ++spins) {
       if (spins < spin_limit)
@@ -204,7 +210,7 @@ class thread_pool {
   static index_t begin_of(index_t part, index_t n, index_t parts) { return part * n / parts; }
 
   void work(index_t thread) {
-    inside_task = true;
+    const task_scope inside;
     try {
       const task_ref task = *task_;
       const index_t n = n_, parts = parts_;
@@ -217,7 +223,6 @@ class thread_pool {
     } catch (...) {
       if (!failed_.exchange(true, std::memory_order_relaxed)) failure_ = std::current_exception();
     }
-    inside_task = false;
   }
 
   std::atomic<bool> busy_{false};  // by a call

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products by cuBLASLt: one handle to a device, one plan to a product. Handles and plans are made
 // once and live as long as the program; a call looks its plan up and enqueues one product.
-// Workspace comes from the tag's pool, so that calls wait for nothing and can be captured in a
-// graph. (A product whose plan does not exist yet loads its kernel: run a step once before it is
-// captured.)
+// Workspace comes from the tag's pool, so that calls (but one that times) wait for nothing and can
+// be captured in a graph. (A product whose plan does not exist yet loads its kernel: run a step
+// once before it is captured.)
 //
 // The algorithm is the one that the heuristic names first, or, where the tag asks for it, the
 // fastest of those that it names (autotune.cuh). While its stream is being captured nothing can be
@@ -39,7 +39,7 @@ inline bool is_captured(const char* function, cudaStream_t stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-/// The plan of a product; this is its first call if it has to be made.
+/// The plan of a product: made, and with autotune timed on x, by the product's first call.
 inline product_plan plan_of(const backend::cuda& on, const char* function, blas_state& state,
                             product_key key, const product_operands& x) {
   const auto known = [&]() -> std::optional<product_plan> {

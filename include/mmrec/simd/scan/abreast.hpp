@@ -70,7 +70,8 @@ __attribute__((noinline)) void give_states(const Op& op, const Args& args, index
     write_state(state[s], args.carry_out, first + s, 0, args.channels());
 }
 
-/// `live` <= 8 sequences from `first` on. Quads: their channels are 16 bytes. Arch as in grouped_rows.
+/// `live` <= 8 sequences from `first` on. Quads: their channels are 16 bytes. Arch as in
+/// grouped_rows.
 template <bool Quads, class V, class Arch, class Op, class T, class State, std::size_t NI>
 void sweep_abreast(const Op& op, const sweep_args<T, State, NI, 1, 0>& args, index_t first,
                    index_t live, bool late) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Steps of rows of any layout, gathered through a buffer in the first level: a pointer for each row.
+// Steps of rows of any layout, gathered through a buffer in the first level: a pointer for each
+// row.
 #pragma once
 
 #include <mmrec/simd/scan/grouped_rows.hpp>

@@ -98,8 +98,8 @@ MMREC_INLINE cursor<T, NI, NO> position(const sweep_args<T, State, NI, NO, NS>& 
 /// Do results pass the caches by? When the arrays do not fit there, a store that first reads its
 /// line costs a third access; it needs whole aligned registers of `width` elements along
 /// `unit`, the axis of unit stride. Such stores are no faster from two threads than from one (28
-/// GB/s, measured on Zen 4), and the reads of one input do not hide that: then as much as fits stays
-/// in the cache. V tells files compiled for different instructions apart.
+/// GB/s, measured on Zen 4), and the reads of one input do not hide that: then as much as fits
+/// stays in the cache. V tells files compiled for different instructions apart.
 template <class V, class T, class State, std::size_t NI, std::size_t NO, std::size_t NS>
 bool worth_streaming(unsigned threads, const sweep_args<T, State, NI, NO, NS>& args,
                      std::size_t unit, std::size_t width) {
