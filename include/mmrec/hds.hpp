@@ -108,6 +108,19 @@ void hds_pool_backward(const B& backend, const G& dnext, const D& dlevel) {
   pool_slots_backward(backend, from, to, stride);
 }
 
+namespace detail {
+/// Of the slots (batch, M, D) and their top level; the extents of the level between.
+template <class Slots, class Top>
+std::array<index_t, 3> check_hds(const char* function, const char* slots_name, const Slots& slots,
+                                 const char* top_name, const Top& top) {
+  const auto levels = hds_slots(slots.extent(1));
+  const index_t batch = slots.extent(0), d = slots.extent(2);
+  check_dense(function, slots_name, slots, slots.extents());
+  check_dense(function, top_name, top, {batch, levels[2], d});
+  return {batch, levels[1], d};
+}
+}  // namespace detail
+
 /// From the slots to the top level through level 1.
 template <backend_tag B, readable_array<3> Slots, writable_array<3> Top>
 void hds_top(const B& backend, const Slots& slots, const Top& top) {
@@ -116,15 +129,12 @@ void hds_top(const B& backend, const Slots& slots, const Top& top) {
   require_built<B>();
   const view<const T, 3> from = as_view(slots);
   const view<T, 3> to = as_view(top);
-  const auto levels = hds_slots(from.extent(1));
-  const index_t batch = from.extent(0), d = from.extent(2);
-  check_dense("hds_top", "slots", from, from.extents());
-  check_dense("hds_top", "top", to, {batch, levels[2], d});
+  const auto between = detail::check_hds("hds_top", "slots", from, "top", to);
   check_distinct("hds_top", "top", to);
   check_disjoint("hds_top", "top", to, "slots", from);
-  const scratch_for<B, T> memory(
-      backend, static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
-  const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
+  const scratch_for<B, T> memory(backend, static_cast<std::size_t>(std::max<index_t>(
+                                              1, between[0] * between[1] * between[2])));
+  const view<T, 3> middle{memory.data(), between};
   hds_pool(backend, from, middle);
   hds_pool(backend, middle, to);
 }
@@ -137,15 +147,12 @@ void hds_top_backward(const B& backend, const G& dtop, const D& dslots) {
   require_built<B>();
   const view<const T, 3> from = as_view(dtop);
   const view<T, 3> to = as_view(dslots);
-  const auto levels = hds_slots(to.extent(1));
-  const index_t batch = to.extent(0), d = to.extent(2);
-  check_dense("hds_top_backward", "dslots", to, to.extents());
-  check_dense("hds_top_backward", "dtop", from, {batch, levels[2], d});
+  const auto between = detail::check_hds("hds_top_backward", "dslots", to, "dtop", from);
   check_distinct("hds_top_backward", "dslots", to);
   check_disjoint("hds_top_backward", "dslots", to, "dtop", from);
-  const scratch_for<B, T> memory(
-      backend, static_cast<std::size_t>(std::max<index_t>(1, batch * levels[1] * d)));
-  const view<T, 3> middle{memory.data(), {batch, levels[1], d}};
+  const scratch_for<B, T> memory(backend, static_cast<std::size_t>(std::max<index_t>(
+                                              1, between[0] * between[1] * between[2])));
+  const view<T, 3> middle{memory.data(), between};
   fill(backend, middle, 0);
   hds_pool_backward(backend, from, middle);
   hds_pool_backward(backend, middle, to);
